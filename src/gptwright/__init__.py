@@ -1,0 +1,80 @@
+"""gptwright: build, train, compare and run GPTs from interchangeable parts.
+
+Nothing heavy is imported until a name is used: ``import gptwright`` loads neither torch nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Attention": "gptwright.nn.base",
+    "FeedForward": "gptwright.nn.base",
+    "LayerContext": "gptwright.nn.base",
+    "Norm": "gptwright.nn.base",
+    "Position": "gptwright.nn.base",
+    "Sequence": "gptwright.ops.sequence",
+    "GPT": "gptwright.model.gpt",
+    "ModelConfig": "gptwright.model.config",
+    "RunConfig": "gptwright.train.config",
+    "loss": "gptwright.ops.loss",
+    "load": "gptwright.train.load",
+    "train": "gptwright.train.loop",
+    "generate": "gptwright.generate.text",
+    "evaluate": "gptwright.evaluate.likelihood",
+    "GptwrightError": "gptwright.errors",
+    "ConfigError": "gptwright.errors",
+    "DataError": "gptwright.errors",
+    "CheckpointError": "gptwright.errors",
+    "Unsupported": "gptwright.errors",
+}
+
+__all__ = [
+    "GPT",
+    "Attention",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FeedForward",
+    "GptwrightError",
+    "LayerContext",
+    "ModelConfig",
+    "Norm",
+    "Position",
+    "RunConfig",
+    "Sequence",
+    "Unsupported",
+    "__version__",
+    "evaluate",
+    "generate",
+    "load",
+    "loss",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gptwright' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+if TYPE_CHECKING:
+    from gptwright.errors import CheckpointError, ConfigError, DataError, GptwrightError, Unsupported
+    from gptwright.evaluate.likelihood import evaluate
+    from gptwright.generate.text import generate
+    from gptwright.model.config import ModelConfig
+    from gptwright.model.gpt import GPT
+    from gptwright.nn.base import Attention, FeedForward, LayerContext, Norm, Position
+    from gptwright.ops.loss import loss
+    from gptwright.ops.sequence import Sequence
+    from gptwright.train.config import RunConfig
+    from gptwright.train.load import load
+    from gptwright.train.loop import train

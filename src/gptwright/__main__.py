@@ -1,0 +1,7 @@
+"""`python -m gptwright` is `gptwright`."""
+
+import sys
+
+from gptwright.cli.main import main
+
+sys.exit(main())

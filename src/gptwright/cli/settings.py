@@ -1,0 +1,31 @@
+"""How every verb reads its settings."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gptwright
+from gptwright.config.load import Resolved, load
+
+if TYPE_CHECKING:
+    from gptwright.train.config import RunConfig
+
+PRESETS = Path(gptwright.__file__).parent / "model" / "presets"
+"""The folder whose files can be named without path and ending."""
+
+
+def resolve(
+    config: str | Path | None, overrides: Sequence[str] | Mapping[str, Any] = (), trust_code: bool = True
+) -> "Resolved[RunConfig]":
+    """Read the settings of a run from a file or preset and `key=value` arguments; notes go to stderr.
+
+    Raises:
+        ConfigError: a file cannot be read, or settings are wrong.
+    """
+    from gptwright.train.config import RunConfig
+
+    resolved = load(RunConfig, config, overrides, search=[PRESETS], trust_code=trust_code)
+    for note in resolved.notes:
+        print(f"note: {note}", file=sys.stderr)  # noqa: T201 - stdout is for the result alone
+    return resolved

@@ -1,0 +1,198 @@
+"""Settings of a model, and what they cost, answered without building it."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from gptwright.config.base import Config
+from gptwright.nn.base import LayerContext
+from gptwright.nn.slots import (
+    FEED_FORWARD,
+    NORM,
+    POSITION,
+    AttentionSlot,
+    FeedForwardSlot,
+    NormSlot,
+    PositionSlot,
+    default,
+)
+
+Strategy = Literal["gpt2", "normal", "xavier_uniform", "xavier_normal", "kaiming", "zero_residual", "zeros", "ones"]
+
+
+class InitConfig(Config):
+    """How weights begin."""
+
+    strategy: Strategy = "gpt2"
+    """`gpt2`: normal, residual outputs scaled by depth; `zero_residual`: the same with residual outputs at zero;
+    `normal`, `xavier_uniform`, `xavier_normal`, `kaiming`: for every matrix of the blocks."""
+    std: PositiveFloat = 0.02
+    """Standard deviation of the normal strategies and of embeddings."""
+    overrides: dict[str, Strategy] = Field(default_factory=dict)
+    """Strategies by parameter name pattern, the last match wins: `{"*.attention.*": xavier_normal}`."""
+
+
+def _named_strategy(value: Any) -> Any:
+    return {"strategy": value} if isinstance(value, str) else value
+
+
+class BlockConfig(Config):
+    """One kind of layer in a hybrid stack."""
+
+    attention: AttentionSlot | None = None
+    """Attention of this kind of layer. Default the model's."""
+    feed_forward: FeedForwardSlot | None = None
+    """Feed-forward of this kind of layer. Default the model's."""
+
+
+class ModelConfig(Config):
+    """A GPT: its sizes and its parts."""
+
+    vocab_size: PositiveInt | None = None
+    """Tokens known. Default: taken from the tokenizer."""
+    d_model: PositiveInt
+    """Width of the residual stream."""
+    n_layers: PositiveInt
+    """Number of blocks."""
+    max_seq_len: PositiveInt
+    """Tokens of context in training; also the number of learned positions."""
+    attention: AttentionSlot | None = None
+    """How tokens see each other. Required unless every block of `blocks` names its own."""
+    feed_forward: FeedForwardSlot = Field(default_factory=default(FEED_FORWARD, "mlp"))
+    """What each token does by itself."""
+    norm: NormSlot = Field(default_factory=default(NORM, "layer_norm"))
+    """How vectors are normalised."""
+    position: PositionSlot = Field(default_factory=default(POSITION, "learned"))
+    """How tokens know where they stand."""
+    wiring: Literal["pre", "post", "sandwich", "parallel"] = "pre"
+    """Where norms stand around the residual stream: before each part, after each sum (GPT-1), on both sides
+    of each part, or before both parts side by side."""
+    blocks: dict[str, BlockConfig] = Field(default_factory=dict)
+    """Kinds of layers of a hybrid stack, by a name of your choice."""
+    pattern: list[str] = Field(default_factory=list)
+    """Names of `blocks` in the order that repeats to `n_layers`. Default: `blocks` in the order written."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropping an element of the embeddings and of each part's output, in training."""
+    bias: bool = False
+    """Whether projections and layer norms have biases, where a part does not say."""
+    tie_embeddings: bool = True
+    """Whether the output head shares the token embedding."""
+    init: Annotated[InitConfig, BeforeValidator(_named_strategy)] = Field(default_factory=InitConfig)
+    """How weights begin: a strategy's name, or its settings."""
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> "ModelConfig":
+        problems = [*self._pattern_problems()] or [*self._part_problems()]
+        if problems:
+            details: list[InitErrorDetails] = [
+                {"type": PydanticCustomError("fit", "{m}", {"m": sentence}), "loc": path, "input": None}
+                for path, sentence in dict.fromkeys(problems)
+            ]
+            raise ValidationError.from_exception_data("ModelConfig", details)
+        return self
+
+    def _pattern_problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        known = ", ".join(self.blocks) or "none"
+        if self.attention is None and not self.blocks:
+            yield (
+                ("attention",),
+                "a model needs an attention; write for example attention: {type: softmax, n_heads: 4}",
+            )
+        for name in self.pattern:
+            if name not in self.blocks:
+                yield (
+                    ("pattern",),
+                    f"pattern names '{name}', which is not among blocks ({known}); define it there",
+                )
+        for name, block in self.blocks.items():
+            if block.attention is None and self.attention is None:
+                yield (
+                    ("blocks", name, "attention"),
+                    f"block '{name}' has no attention and the model names no default one",
+                )
+
+    def _part_problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        ctx = self.context(0)
+        for where, part in self._parts():
+            for key, sentence in part.check(ctx):
+                yield (*where, *key.split(".")), sentence
+
+    def _parts(self) -> Iterator[tuple[tuple[str, ...], Any]]:
+        yield ("norm",), self.norm
+        yield ("position",), self.position
+        used = {self.pattern_at(i) for i in range(self.n_layers)}
+        if None in used or not self.blocks:
+            yield ("attention",), self.attention
+            yield ("feed_forward",), self.feed_forward
+        for name, block in self.blocks.items():
+            where = ("blocks", name)
+            yield (
+                (*where, "attention") if block.attention else ("attention",),
+                block.attention or self.attention,
+            )
+            yield (
+                (*where, "feed_forward") if block.feed_forward else ("feed_forward",),
+                block.feed_forward or self.feed_forward,
+            )
+
+    def pattern_at(self, layer: int) -> str | None:
+        """Return the name of the block at ``layer``, or None in a uniform stack."""
+        names = self.pattern or list(self.blocks)
+        return names[layer % len(names)] if names else None
+
+    def layer(self, index: int) -> tuple[Any, Any]:
+        """Return the settings of attention and feed-forward at layer ``index``."""
+        name = self.pattern_at(index)
+        block = self.blocks[name] if name is not None else BlockConfig()
+        return block.attention or self.attention, block.feed_forward or self.feed_forward
+
+    def context(self, layer: int) -> LayerContext:
+        """Return what the parts of layer ``layer`` may know of the model."""
+        return LayerContext(
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            max_seq_len=self.max_seq_len,
+            position=self.position,
+            norm=self.norm,
+            layer_index=layer,
+            bias=self.bias,
+            dropout=self.dropout,
+        )
+
+    def require_vocab_size(self) -> int:
+        """Return ``vocab_size``, which must have been set by now."""
+        if self.vocab_size is None:
+            from gptwright.errors import ConfigError
+
+            raise ConfigError("model.vocab_size is not set; give it, or a tokenizer that does (data.tokenizer)")
+        return self.vocab_size
+
+    def num_params(self, *, non_embedding: bool = False) -> int:
+        """Count parameters; ``non_embedding`` leaves out token and position tables, but not an untied head."""
+        from gptwright.model.count import count
+
+        found = count(self)
+        return found.params_non_embedding if non_embedding else found.params
+
+    def active_params(self) -> int:
+        """Count the parameters that one token passes through."""
+        from gptwright.model.count import count
+
+        return count(self).active_params
+
+    def flops_per_token(self, context: int | None = None, *, training: bool = True) -> int:
+        """Count FLOPs a token at ``context`` keys (default `max_seq_len`): forward and backward, or forward alone.
+
+        The usual count: 6 for each active weight of each matrix and of the head, and 12 for each layer, head
+        feature and key of softmax attention, causal or not (Chowdhery et al., 2022, appendix B).
+        """
+        from gptwright.model.count import count
+
+        found = count(self, context)
+        return found.flops_per_token if training else found.flops_per_token // 3
+
+    def state_bytes(self, length: int, element_size: int = 4) -> int:
+        """Count the bytes of decode state of one row after ``length`` tokens."""
+        return sum(self.layer(i)[0].state_bytes(self.context(i), length, element_size) for i in range(self.n_layers))

@@ -1,0 +1,97 @@
+"""What a model costs, from its settings alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gptwright.model.block import norms_per_block
+from gptwright.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of the table: a part, how often it stands in the model, and what all of them cost."""
+
+    name: str
+    kind: str
+    copies: int
+    params: int
+    active_params: int
+    flops_per_token: int
+    """Forward FLOPs a token."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a whole model costs."""
+
+    context: int
+    params: int
+    params_non_embedding: int
+    """Without token and position tables; an untied head counts."""
+    active_params: int
+    """Parameters that one token passes through."""
+    flops_per_token: int
+    """FLOPs a token in training: three times the forward ones."""
+    state_bytes: int
+    """Decode state of one row at `context` tokens, in fp32."""
+    parts: list[Part] = field(default_factory=list)
+
+
+def count(config: ModelConfig, context: int | None = None) -> Count:
+    """Count parameters, FLOPs and state of ``config`` at ``context`` keys (default ``max_seq_len``)."""
+    context = context or config.max_seq_len
+    ctx, vocab = config.context(0), config.require_vocab_size()
+    embedding = vocab * config.d_model
+    position = config.position.num_params(ctx)
+    parts = [
+        Part("token_embedding", "embedding", 1, embedding, embedding, 0),
+        Part("position", config.position.type, 1, position, position, 0),
+        *_layer_parts(config, context),
+        _norm_part(config),
+        Part(
+            "lm_head",
+            "tied" if config.tie_embeddings else "linear",
+            1,
+            0 if config.tie_embeddings else embedding,
+            0 if config.tie_embeddings else embedding,
+            2 * embedding,
+        ),
+    ]
+    params = sum(part.params for part in parts)
+    return Count(
+        context=context,
+        params=params,
+        params_non_embedding=params - embedding - position,
+        active_params=sum(part.active_params for part in parts),
+        flops_per_token=3 * sum(part.flops_per_token for part in parts),
+        state_bytes=config.state_bytes(context),
+        parts=parts,
+    )
+
+
+def _layer_parts(config: ModelConfig, context: int) -> list[Part]:
+    """Count each kind of attention and feed-forward once, times the layers that use it."""
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for index in range(config.n_layers):
+        for slot, part in zip(("attention", "feed_forward"), config.layer(index), strict=True):
+            rows.setdefault((slot, repr(part)), []).append(part)
+    return [_part(config, slot, found, context) for (slot, _), found in rows.items()]
+
+
+def _part(config: ModelConfig, slot: str, found: list[Any], context: int) -> Part:
+    part, copies, ctx = found[0], len(found), config.context(0)
+    return Part(
+        slot,
+        part.type,
+        copies,
+        copies * part.num_params(ctx),
+        copies * part.active_params(ctx),
+        copies * part.flops_per_token(ctx, context),
+    )
+
+
+def _norm_part(config: ModelConfig) -> Part:
+    final = 0 if config.wiring == "post" else 1
+    copies = norms_per_block(config.wiring) * config.n_layers + final
+    params = copies * config.norm.num_params(config.context(0))
+    return Part("norm", config.norm.type, copies, params, params, 0)

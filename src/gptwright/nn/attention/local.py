@@ -1,0 +1,60 @@
+"""Local attention: every token sees the latest positions only."""
+
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from gptwright.nn.base import LayerContext
+from gptwright.nn.heads import HeadAttention
+from gptwright.nn.state import RingCache
+from gptwright.ops.attention import attention
+from gptwright.ops.local_attention import local_attention
+from gptwright.ops.sequence import Sequence
+
+
+class Local(HeadAttention):
+    """Sliding-window attention (Beltagy et al., 2020; Jiang et al., 2023), in time T x window."""
+
+    EXAMPLES = ({"n_heads": 4, "window": 5}, {"n_heads": 4, "n_kv_heads": 2, "window": 70})
+
+    class Config(HeadAttention.Config):
+        """Settings of local attention."""
+
+        window: PositiveInt
+        """Positions that a token sees, itself included."""
+
+        def mixing_flops(self, ctx: LayerContext, context: int) -> int:
+            """Count forward FLOPs a token of mixing over the window."""
+            return super().mixing_flops(ctx, min(context, self.window))
+
+        def state_bytes(self, ctx: LayerContext, length: int, element_size: int = 4) -> int:
+            """Count the bytes of the ring, which is full from the start."""
+            del length
+            return super().state_bytes(ctx, self.window, element_size)
+
+    def init_state(self, batch: int, length: int, *, device: Any = None, dtype: torch.dtype | None = None) -> RingCache:
+        """Return an empty ring of ``window`` tokens, whatever the length."""
+        del length
+        return RingCache(
+            batch,
+            self.config.kv_heads(),
+            self.config.window,
+            self.head_dim,
+            device=device,
+            dtype=dtype or self.k_proj.weight.dtype,
+        )
+
+    def forward(self, x: Tensor, seq: Sequence, state: RingCache | None = None) -> Tensor:
+        """Mix ``x`` (B, T, D); with a state, the window reaches into the tokens fed before."""
+        q, k, v = self.project(x)
+        q, k = self.turn(q, k, seq)
+        if state is not None and state.length > 0:
+            keys, values, mask = state.append(k.to(state.k.dtype), v.to(state.v.dtype), seq)
+            mixed = attention(q, keys.to(q.dtype), values.to(q.dtype), mask, dropout=self.dropout)
+        else:
+            if state is not None:
+                state.write(k.to(state.k.dtype), v.to(state.v.dtype), seq)
+            mixed = local_attention(q, k, v, seq, self.config.window, dropout=self.dropout)
+        return self.merge(mixed)

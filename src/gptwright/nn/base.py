@@ -1,0 +1,181 @@
+"""The contracts: what a component of each kind must offer, and what it may rely on.
+
+Shapes: B batch, T query positions, D d_model.
+
+A component is built as ``Class(config, ctx)`` from its own ``Config`` and the `LayerContext` of the
+layer that it serves. Only ``forward`` has to be written: accounting has sound defaults, and an attention
+without a state of its own is decoded by replaying its inputs (`gptwright.nn.state.Replay`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gptwright.config.slot import Component, ComponentConfig
+from gptwright.nn.state import Replay, State
+from gptwright.ops.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What surrounds a component: the facts about the model that it may depend on."""
+
+    d_model: int
+    n_layers: int
+    max_seq_len: int
+    position: "Position.Config"
+    norm: "Norm.Config"
+    layer_index: int = 0
+    bias: bool = False
+    dropout: float = 0.0
+
+    def use_bias(self, own: bool | None) -> bool:
+        """Return a component's own choice of bias, or the model's where it makes none."""
+        return self.bias if own is None else own
+
+
+class ModuleConfig(ComponentConfig):
+    """Settings of a component that is a torch module, with its accounting."""
+
+    def num_params(self, ctx: LayerContext) -> int:
+        """Count parameters, by building the module on torch's ``meta`` device: nothing is allocated."""
+        return _count(self, ctx)[0]
+
+    def active_params(self, ctx: LayerContext) -> int:
+        """Count the parameters that one token passes through."""
+        return self.num_params(ctx)
+
+    def flops_per_token(self, ctx: LayerContext, context: int) -> int:
+        """Count forward FLOPs a token at ``context`` keys: two for each weight of each matrix, unless overridden."""
+        del context
+        return 2 * _count(self, ctx)[1]
+
+    def tp_plan(self, ctx: LayerContext) -> dict[str, str]:
+        """Say how tensor parallelism may cut the submodules: name -> ``colwise`` or ``rowwise``."""
+        del ctx
+        return {}
+
+    def build(self, ctx: LayerContext) -> Any:
+        """Construct the component."""
+        return self.owner(self, ctx)  # pyright: ignore[reportCallIssue]
+
+
+def _count(config: ModuleConfig, ctx: LayerContext) -> tuple[int, int]:
+    """Return all parameters, and those that sit in matrices."""
+    with torch.device("meta"):
+        params = list(config.build(ctx).parameters())
+    return sum(p.numel() for p in params), sum(p.numel() for p in params if p.ndim > 1)
+
+
+class Module(Component, nn.Module):
+    """A component that is a torch module."""
+
+    Config: ClassVar[Any] = ModuleConfig
+
+    RESIDUAL_OUTPUTS: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the weights whose product is added to the residual stream; initialisation scales them."""
+
+    def __init__(self, config: Any = None, ctx: Any = None) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        self.ctx = ctx
+
+
+class Attention(Module):
+    """Mixes tokens: the only part in which a token sees another."""
+
+    RESIDUAL_OUTPUTS = ("o_proj.weight",)
+
+    class Config(ModuleConfig):
+        """Settings of an attention."""
+
+        def state_bytes(self, ctx: LayerContext, length: int, element_size: int = 4) -> int:
+            """Count the bytes of decode state that one row holds after ``length`` tokens."""
+            return length * ctx.d_model * element_size
+
+    def init_state(
+        self,
+        batch: int,
+        length: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """Return a state that has seen nothing, for ``batch`` rows of up to ``length`` tokens."""
+        return Replay(batch, length, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, seq: Sequence, state: Any = None) -> Tensor:
+        """Mix ``x`` (B, T, D) by the law of ``seq``; with a state, after the tokens that it has seen."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, seq, state=None)")
+
+
+class FeedForward(Module):
+    """Works on each token by itself."""
+
+    RESIDUAL_OUTPUTS = ("down_proj.weight",)
+
+    class Config(ModuleConfig):
+        """Settings of a feed-forward."""
+
+    def forward(self, x: Tensor, seq: Sequence) -> Tensor:
+        """Map ``x`` (B, T, D) to (B, T, D), token by token."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, seq)")
+
+
+class Norm(Module):
+    """Normalises the last dimension; ``width`` is d_model unless a component asks for another."""
+
+    class Config(ModuleConfig):
+        """Settings of a norm."""
+
+        def build(self, ctx: LayerContext, width: int | None = None) -> Any:
+            """Construct the norm for vectors of ``width`` (default d_model) features."""
+            return self.owner(self, ctx, width)  # pyright: ignore[reportCallIssue]
+
+        def flops_per_token(self, ctx: LayerContext, context: int) -> int:
+            """Count nothing: only matrix products are counted."""
+            del ctx, context
+            return 0
+
+    def __init__(self, config: Any = None, ctx: LayerContext | None = None, width: int | None = None) -> None:
+        super().__init__(config, ctx)
+        self.width: int = width or (ctx.d_model if ctx else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` (..., D) normalised, in its own dtype."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
+
+
+class Position(Module):
+    """Tells tokens where they stand: by adding to embeddings, or by turning queries and keys."""
+
+    class Config(ModuleConfig):
+        """Settings of a position scheme."""
+
+        def limit(self, ctx: LayerContext) -> int | None:
+            """Return the number of positions that exist, or None where any position can be computed."""
+            del ctx
+            return None
+
+        def flops_per_token(self, ctx: LayerContext, context: int) -> int:
+            """Count nothing: only matrix products are counted."""
+            del ctx, context
+            return 0
+
+        def turn(self, q: Tensor, k: Tensor, seq: Sequence) -> tuple[Tensor, Tensor]:
+            """Return queries (B, H, T, d) and keys (B, K, T, d) with their positions worked in."""
+            del seq
+            return q, k
+
+        def problems_with_heads(self, head_dim: int) -> Iterable[str]:
+            """Yield why heads of this width cannot be used."""
+            del head_dim
+            return ()
+
+    def forward(self, x: Tensor, seq: Sequence) -> Tensor:
+        """Add positions to embeddings ``x`` (B, T, D)."""
+        del seq
+        return x

@@ -1,0 +1,120 @@
+"""What attentions with heads share: settings, projections, positions and QK-norm.
+
+Shapes: B batch, T query positions, D d_model, H query heads, K key-value heads, d head width.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from gptwright.nn.base import Attention, LayerContext
+from gptwright.nn.slots import NormSlot
+from gptwright.ops.sequence import Sequence
+
+
+class HeadAttention(Attention):
+    """Attention that projects to queries, keys and values in heads, mixes, and projects back."""
+
+    class Config(Attention.Config):
+        """Settings that every attention with heads has."""
+
+        n_heads: PositiveInt
+        """Query heads."""
+        n_kv_heads: PositiveInt | None = None
+        """Key-value heads, a divisor of `n_heads`: fewer is grouped-query, 1 multi-query attention. Default `n_heads`."""
+        head_dim: PositiveInt | None = None
+        """Width of a head. Default `d_model / n_heads`."""
+        qk_norm: NormSlot | None = None
+        """Norm applied to each query and key head before positions (Henry et al., 2020). Default none."""
+        qkv_bias: bool | None = None
+        """Bias in the query, key and value projections. Default the model's `bias`."""
+        out_bias: bool | None = None
+        """Bias in the output projection. Default the model's `bias`."""
+        attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+        """Probability of dropping an attention weight in training; a slower path on a CPU."""
+
+        def kv_heads(self) -> int:
+            """Return the number of key-value heads."""
+            return self.n_kv_heads or self.n_heads
+
+        def width(self, ctx: LayerContext) -> int:
+            """Return the width of a head."""
+            return self.head_dim or max(1, ctx.d_model // self.n_heads)
+
+        def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
+            """Yield what does not fit: heads that do not divide, heads too odd for the positions."""
+            if self.head_dim is None and ctx.d_model % self.n_heads:
+                yield "n_heads", _does_not_divide(self.n_heads, ctx.d_model)
+            if self.n_heads % self.kv_heads():
+                yield (
+                    "n_kv_heads",
+                    f"n_kv_heads {self.n_kv_heads} must divide n_heads {self.n_heads}; "
+                    f"choose one of {_divisors(self.n_heads)}",
+                )
+            for sentence in ctx.position.problems_with_heads(self.width(ctx)):
+                yield "head_dim", sentence
+
+        def mixing_flops(self, ctx: LayerContext, context: int) -> int:
+            """Count forward FLOPs a token of the mixing itself, beside the projections."""
+            return 4 * self.n_heads * self.width(ctx) * context
+
+        def flops_per_token(self, ctx: LayerContext, context: int) -> int:
+            """Count forward FLOPs a token: projections and mixing over ``context`` keys."""
+            return super().flops_per_token(ctx, context) + self.mixing_flops(ctx, context)
+
+        def state_bytes(self, ctx: LayerContext, length: int, element_size: int = 4) -> int:
+            """Count the bytes of keys and values of one row."""
+            return 2 * self.kv_heads() * self.width(ctx) * length * element_size
+
+        def tp_plan(self, ctx: LayerContext) -> dict[str, str]:
+            """Cut by heads."""
+            del ctx
+            return {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "o_proj": "rowwise"}
+
+    def __init__(self, config: Any, ctx: LayerContext) -> None:
+        super().__init__(config, ctx)
+        self.head_dim = config.width(ctx)
+        inner, kv_inner = config.n_heads * self.head_dim, config.kv_heads() * self.head_dim
+        qkv_bias = ctx.use_bias(config.qkv_bias)
+        self.q_proj = nn.Linear(ctx.d_model, inner, bias=qkv_bias)
+        self.k_proj = nn.Linear(ctx.d_model, kv_inner, bias=qkv_bias)
+        self.v_proj = nn.Linear(ctx.d_model, kv_inner, bias=qkv_bias)
+        self.o_proj = nn.Linear(inner, ctx.d_model, bias=ctx.use_bias(config.out_bias))
+        if config.qk_norm is not None:
+            self.q_norm = config.qk_norm.build(ctx, self.head_dim)
+            self.k_norm = config.qk_norm.build(ctx, self.head_dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, d), keys and values (B, K, T, d), QK-normed, without positions."""
+        q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if self.config.qk_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, T, d)
+
+    def turn(self, q: Tensor, k: Tensor, seq: Sequence) -> tuple[Tensor, Tensor]:
+        """Work the positions of ``seq`` into queries and keys."""
+        return self.ctx.position.turn(q, k, seq)
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """Join heads (B, H, T, d) and project back to (B, T, D)."""
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping a weight now: 0 in eval mode."""
+        return self.config.attention_dropout if self.training else 0.0
+
+
+def _divisors(n: int) -> list[int]:
+    return [i for i in range(1, n + 1) if n % i == 0]
+
+
+def _does_not_divide(n_heads: int, d_model: int) -> str:
+    near = sorted(_divisors(d_model), key=lambda d: (abs(d - n_heads), d))[:2]
+    choice = " or ".join(str(d) for d in sorted(near))
+    return f"n_heads {n_heads} must divide d_model {d_model}; use {choice} heads, or set head_dim"

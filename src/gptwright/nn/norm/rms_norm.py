@@ -1,0 +1,32 @@
+"""Root-mean-square normalisation."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from gptwright.nn.base import LayerContext, Norm
+
+
+class RMSNorm(Norm):
+    """Divide by the root mean square and scale (Zhang and Sennrich, 2019)."""
+
+    EXAMPLES = ({}, {"eps": 1e-5, "scale": False})
+
+    class Config(Norm.Config):
+        """Settings of root-mean-square normalisation."""
+
+        eps: PositiveFloat = 1e-6
+        """Added to the mean square."""
+        scale: bool = True
+        """Whether to learn a scale for each feature."""
+
+    def __init__(self, config: Any, ctx: LayerContext, width: int | None = None) -> None:
+        super().__init__(config, ctx, width)
+        self.weight = nn.Parameter(torch.ones(self.width)) if config.scale else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (..., width), computing in fp32."""
+        return F.rms_norm(x.float(), (self.width,), self.weight, self.config.eps).to(x.dtype)

@@ -1,0 +1,1 @@
+"""Positions: how tokens know where they stand. One file each; the listing is the menu."""

@@ -1,0 +1,1 @@
+"""Mathematics: pure functions on tensors, a readable reference beside each fast path."""

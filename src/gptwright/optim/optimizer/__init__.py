@@ -1,0 +1,1 @@
+"""The optimizers: the files of this folder are the menu of the slot `optim`."""

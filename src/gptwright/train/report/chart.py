@@ -1,0 +1,123 @@
+"""Line charts as inline SVG, written without a browser.
+
+Places are percentages and the curves live in a stretched inner SVG: a chart fills whatever width it is
+given, on a phone or on paper, while its text keeps the size of the page's text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from gptwright.train.report.axis import Axis
+
+COLUMNS, ROWS = 1000, 400
+"""The inner drawing's own units: one column is at least about a pixel wide on a large screen."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: ``style`` is `raw` (thin), `line` (bold) or `marks` (bold, a dot at every point)."""
+
+    name: str
+    """The column that it shows, also its class in the style sheet."""
+    x: np.ndarray
+    y: np.ndarray
+    style: str = "line"
+
+
+def thin(x: np.ndarray, y: np.ndarray, bins: int) -> np.ndarray:
+    """Return indices that draw the same picture: of each column the first, lowest, highest and last point.
+
+    ``x`` are ascending fractions 0..1; points that are not finite are left out. At most ``4 * bins``.
+    """
+    kept = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    if kept.size <= 2 * bins:
+        return kept
+    column = np.clip((x[kept] * bins).astype(int), 0, bins - 1)
+    by_height = kept[np.lexsort((y[kept], column))]
+    starts = np.flatnonzero(np.diff(column, prepend=-1))
+    ends = np.append(starts[1:], kept.size) - 1
+    return np.unique(np.concatenate([kept[starts], kept[ends], by_height[starts], by_height[ends]]))
+
+
+def smooth(y: np.ndarray, share: float = 0.025) -> np.ndarray:
+    """Return the moving average over ``share`` of the points; NaN stays NaN.
+
+    The window is centred and shrinks towards the beginning, where a loss falls steeply; at the end, where
+    it is flat, only its right half goes, so that the last value is an average and not one lucky batch.
+    """
+    finite = np.flatnonzero(np.isfinite(y))
+    result = np.full(y.shape, np.nan)
+    if not finite.size:
+        return result
+    sums = np.concatenate([[0.0], np.cumsum(y[finite])])
+    at = np.arange(finite.size)
+    half = np.minimum(at, round(finite.size * share / 2))
+    first, end = at - half, np.minimum(at + half + 1, finite.size)
+    result[finite] = (sums[end] - sums[first]) / (end - first)
+    return result
+
+
+def draw(title: str, text: str, series: Sequence[Series], x: Axis, y: Axis, *, x_name: str, ticks: int = 7) -> Markup:
+    """Return one ``<svg>``: grid, labels, curves and dots, a title and ``text`` for who cannot see it.
+
+    Its ``data-`` attributes tell the page's script how to turn a place into values and back.
+    """
+    logs = f"{'x' if x.log else ''}{'y' if y.log else ''}"
+    parts = [
+        f'<svg class="chart" role="img" aria-label="{escape(title)}. {escape(text)}" '
+        f'data-x="{escape(x_name)}" '
+        f'data-log="{logs}" data-span="{x.lo:.8g} {x.hi:.8g} {y.lo:.8g} {y.hi:.8g}" '
+        f'data-series="{escape(" ".join(s.name for s in series if s.style != "raw"))}">',
+        *(_grid_line(float(y.place(at)), label) for at, label in y.ticks(max(3, ticks - 2))),
+        *(_x_tick(float(x.place(at)), label, n) for n, (at, label) in enumerate(x.ticks(ticks))),
+        f'<svg class="curves" width="100%" height="100%" viewBox="0 0 {COLUMNS} {ROWS}" preserveAspectRatio="none">',
+        *(f'<path class="{s.style} {escape(s.name)}" d="{path(s, x, y)}"/>' for s in series),
+        "</svg>",
+        *(_dots(s, x, y) for s in series),
+        "</svg>",
+    ]
+    return Markup("".join(parts))  # every piece above is a number, our own word, or escaped
+
+
+def path(series: Series, x: Axis, y: Axis) -> str:
+    """Return the path data of a curve; values that are not finite leave a gap."""
+    across, up = x.place(series.x), y.place(series.y)
+    kept = thin(across, up, COLUMNS)
+    gaps = np.cumsum(~np.isfinite(up))[kept]
+    pen_up = np.diff(gaps, prepend=-1) != 0
+    px = across[kept] * COLUMNS
+    py = (1 - np.clip(up[kept], -1, 2)) * ROWS  # what runs out of the frame stays a small number
+    return "".join(f"{'M' if lifted else 'L'}{a:.1f} {b:.1f}" for lifted, a, b in zip(pen_up, px, py, strict=True))
+
+
+def _dots(series: Series, x: Axis, y: Axis) -> str:
+    across, up = x.place(series.x), y.place(series.y)
+    shown = np.flatnonzero(np.isfinite(across) & (up >= 0) & (up <= 1))
+    if series.style == "marks":
+        shown = shown if shown.size <= 40 else shown[-1:]  # more would hide the line
+    elif series.style == "raw" or shown.size > 1:
+        return ""  # a line needs two points: a lone one is drawn as a dot
+    return "".join(
+        f'<circle class="{escape(series.name)}" r="3" cx="{100 * across[n]:.2f}%" cy="{100 - 100 * up[n]:.2f}%"/>'
+        for n in shown
+    )
+
+
+def _grid_line(up: float, label: str) -> str:
+    at = f"{100 - 100 * up:.2f}%"
+    return (
+        f'<line class="rule" x1="0" x2="100%" y1="{at}" y2="{at}"/>'
+        f'<text class="tick" x="0" y="{at}" dx="-9" dy="0.33em" text-anchor="end">{escape(label)}</text>'
+    )
+
+
+def _x_tick(across: float, label: str, number: int) -> str:
+    odd = " odd" if number % 2 else ""  # a narrow page hides every other one
+    at = f"{100 * across:.2f}%"
+    return (
+        f'<line class="rule down{odd}" x1="{at}" x2="{at}" y1="0" y2="100%"/>'
+        f'<text class="tick{odd}" x="{at}" y="100%" dy="1.6em" text-anchor="middle">{escape(label)}</text>'
+    )
