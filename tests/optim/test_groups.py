@@ -13,9 +13,7 @@ def names_of(model, parameters):
 def test_every_parameter_gets_the_role_its_place_and_kind_say(toy):
     model = toy()
     found = roles(model)
-    block = {
-        f"layers.{i}.{n}" for i in (0, 1) for n in ("q_proj.weight", "o_proj.weight", "down_proj.weight")
-    }
+    block = {f"layers.{i}.{n}" for i in (0, 1) for n in ("q_proj.weight", "o_proj.weight", "down_proj.weight")}
     assert names_of(model, found.matrices) == block | {"layers.0.experts.up_proj", "layers.1.experts.up_proj"}
     assert names_of(model, found.embeddings) == {"token_embedding.weight", "position.weight"}
     assert names_of(model, found.head) == {"lm_head.weight"}

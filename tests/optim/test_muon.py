@@ -110,9 +110,7 @@ def test_unset_rates_are_adam_lr_and_a_tied_head_has_no_group(toy):
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float32")]
-)
+@pytest.mark.parametrize(("name", "expected"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float32")])
 def test_auto_ns_dtype_follows_the_precision_of_the_run(toy, name, expected):
     optimizer = Muon(Muon.Config()).build(toy(), precision=choose(name))
     assert optimizer.param_groups[0]["ns_dtype"] == expected

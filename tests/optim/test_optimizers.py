@@ -37,9 +37,7 @@ def test_groups_cover_every_parameter_once_with_a_name_and_initial_lr(toy, name,
 def test_only_matrices_outside_the_embeddings_decay(toy, name, example):
     example = {**example, "weight_decay": 0.3}
     model = toy()
-    decay = {
-        id(p): g["weight_decay"] for g in maker(name, example).build(model).param_groups for p in g["params"]
-    }
+    decay = {id(p): g["weight_decay"] for g in maker(name, example).build(model).param_groups for p in g["params"]}
     for path, parameter in model.named_parameters():
         kept = parameter.ndim < 2 or path.startswith(("token_embedding", "position"))
         assert decay[id(parameter)] == (0.0 if kept else 0.3), path

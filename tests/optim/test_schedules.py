@@ -26,15 +26,19 @@ def test_the_menu_is_the_folder():
 
 
 @every_schedule
-@pytest.mark.parametrize("total", [1, 2, 10, 100])
+@pytest.mark.parametrize("total", [30, 101])
 def test_multipliers_lie_between_zero_and_one_past_the_end_too(name, example, total):
-    if example.get("warmup_steps", 0) + example.get("decay_fraction", 0.2) * total > total:
-        pytest.skip("refused, see below")
     made = schedule(name, total, **example)
     values = [made.scale(step) for step in range(total + 5)]
     assert all(0 <= value <= 1 for value in values)
     assert values[-1] == values[-2]
     assert values[0] > 0
+
+
+@pytest.mark.parametrize("name", SLOT.names())
+@pytest.mark.parametrize("total", [1, 2, 3, 10])
+def test_the_shortest_runs_work_with_default_settings(name, total):
+    assert all(0 <= value <= 1 for value in curve(name, total))
 
 
 @every_schedule
@@ -101,9 +105,7 @@ def test_one_cycle_is_torchs_curve(anneal, three_phase, total, pct):
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"warmup_steps is 300 but the run has 200 steps.*lower.*raise train\.steps"
-    ):
+    with pytest.raises(ConfigError, match=r"warmup_steps is 300 but the run has 200 steps.*lower.*raise train\.steps"):
         schedule("cosine", 200, warmup_steps=300)
 
 

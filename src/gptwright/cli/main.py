@@ -67,10 +67,12 @@ class LazyGroup(TyperGroup):
 def verb(name: str) -> Any:
     """Import a verb: a function with typer's annotations, or a `typer.Typer` of several."""
     found = import_module(f"gptwright.cli.{name}").command
-    if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer(add_completion=False)
-        found.command(name)(function)
-    command = typer.main.get_command(found)
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        command = typer.main.get_command(alone)
     command.name = name
     return command
 
@@ -121,6 +123,8 @@ def _failed(error: BaseException, debug: bool) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _say("interrupted")
         return INTERRUPTED
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group of verbs alone; its help has been printed
+        return 2
     mistake = isinstance(error, GptwrightError | _UsageError)
     if debug or not mistake:
         traceback.print_exception(error)

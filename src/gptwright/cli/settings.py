@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gptwright
-from gptwright.config.load import Resolved, load
+from gptwright.config.load import Resolved
 
 if TYPE_CHECKING:
     from gptwright.train.config import RunConfig
@@ -23,9 +23,9 @@ def resolve(
     Raises:
         ConfigError: a file cannot be read, or settings are wrong.
     """
-    from gptwright.train.config import RunConfig
+    from gptwright.train.settings import read_settings
 
-    resolved = load(RunConfig, config, overrides, search=[PRESETS], trust_code=trust_code)
+    resolved = read_settings(config, overrides, trust_code=trust_code)
     for note in resolved.notes:
         print(f"note: {note}", file=sys.stderr)  # noqa: T201 - stdout is for the result alone
     return resolved

@@ -79,7 +79,7 @@ class _Files:
     def find(self, name: str, asking: Node | None = None) -> Path:
         """Return the file that ``name`` means, seen from the file that extends it."""
         start = Path(asking.source.name).parent if asking else Path()
-        own = start / os.path.expanduser(name)
+        own = Path(os.path.normpath(start / os.path.expanduser(name)))
         presets = [folder / f"{name}.yaml" for folder in self.search if re.fullmatch(r"[\w.-]+", name)]
         beside = [own.with_name(own.name + ".yaml")] if asking and own.name else []
         for file in (own, *beside, *presets):
@@ -89,7 +89,7 @@ class _Files:
 
     def _not_found(self, name: str, own: Path, asking: Node | None) -> str:
         start = f"{asking.source}: extends '{name}', but " if asking else ""
-        if own.is_dir():
+        if os.path.isdir(own):  # unlike Path.is_dir, it takes a name of any length
             return f"{start}'{own}' is a folder; name a YAML file"
         if asking is None and "=" in name:
             return f"'{name}' is a setting; name the file or preset first, then the settings"

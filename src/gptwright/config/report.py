@@ -1,13 +1,12 @@
 """Turn validation errors into sentences: every problem with its path, value, rule, place and way out."""
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from gptwright.config.fields import MISSING, Place, dotted, get, type_of
 
@@ -61,22 +60,6 @@ def explain(
     return "\n".join([f"{len(lines)} settings are wrong:", *(f"  {line}" for line in lines)])
 
 
-def problems(found: Iterable[tuple[str, str]], title: str = "settings") -> ValidationError | None:
-    """Return one error that holds every ``(dotted path, sentence)``; None when there is nothing wrong.
-
-    For a settings class that checks how its fields fit together: raise it from a validator.
-    """
-    errors = [
-        InitErrorDetails(
-            type=PydanticCustomError("unfit", "{message}", {"message": sentence}),
-            loc=tuple(path.split(".")) if path else (),
-            input=None,
-        )
-        for path, sentence in found
-    ]
-    return ValidationError.from_exception_data(title, errors) if errors else None
-
-
 class _Problem:
     """One error, laid over the data: which path it is about, and what may stand there."""
 
@@ -128,7 +111,8 @@ class _Problem:
         if kind in _TYPES:
             return _TYPES[kind]
         if self.kind == "literal_error" or self.kind == "enum":
-            return f"one of {_choices(str(ctx.get('expected', '')))}"
+            choices = str(ctx.get("expected", "")).split(" or ")
+            return f"{'one of ' if len(choices) > 1 or ',' in choices[0] else ''}{', '.join(choices)}"
         if self.kind == "int_from_float":
             return "a whole number"
         if self.kind == "finite_number":
@@ -142,18 +126,18 @@ class _Problem:
         """Return what is wrong, without the path and the place."""
         message = re.sub(r"^(Value error|Assertion failed), ", "", self.details["msg"])
         if self.kind == "missing":
-            return f"missing; it must be given{self._meaning()}"
+            return f"missing; give it a value{self._meaning()}"
         if self.kind == "extra_forbidden":
             return self._unknown_key()
         if self.rule():
-            return f"must be {self.rule()}, but is {_shown(self.given)}"
+            return f"must be {self.rule()}, but is {_shown(self.given)}{_remedy(self.kind, self.given)}"
         if message.startswith("Input should "):
             return f"must {message.removeprefix('Input should ')}, but is {_shown(self.given)}"
         return message
 
     def _meaning(self) -> str:
         described = self.place.info.description if self.place and self.place.info else None
-        return f": {inspect.cleandoc(described)}" if described else ""
+        return f" ({' '.join(described.split()).rstrip('.')})" if described else ""
 
     def _unknown_key(self) -> str:
         settings = self.parent.settings(self.holder) if self.parent else None
@@ -162,7 +146,7 @@ class _Problem:
         if "." in key:
             return "unknown key; in a file, write the parts one inside the other, as in 'model: {d_model: 384}'"
         owner = f" of '{name}'" if (name := self._component()) else ""
-        return f"unknown key{owner}{did_you_mean(key, known)}{_known(known)}"
+        return f"unknown key{owner}{did_you_mean(key, known) or _known(known)}"
 
     def _component(self) -> str | None:
         if self.parent is None or self.parent.slot() is None:
@@ -182,19 +166,26 @@ def _together(problems: list[_Problem]) -> list[str]:
     rules = list(dict.fromkeys(problem.rule() for problem in problems))
     first = problems[0]
     if len(problems) > 1 and all(rules):
-        sentences = [f"must be {', or '.join(rules)}, but is {_shown(first.given)}"]
+        sentences = [f"must be {' or '.join(rules)}, but is {_shown(first.given)}"]
     else:
         sentences = list(dict.fromkeys(problem.sentence() for problem in problems))
     start = f"{first.name()}: " if first.path else ""
     return [f"{start}{sentence}{first.where()}" for sentence in sentences]
 
 
+def _remedy(kind: str, given: Any) -> str:
+    """Return how to write the value, where it is clear what was meant."""
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return "; put it in quotes"
+    if kind in ("int_type", "int_from_float") and isinstance(given, float) and given.is_integer():
+        return f"; write {int(given)}"
+    if kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?", given):
+        return "; leave out the quotes"
+    return ""
+
+
 def _known(names: list[str]) -> str:
     return f" (known: {', '.join(sorted(names))})" if names else ""
-
-
-def _choices(expected: str) -> str:
-    return expected.replace(" or ", ", ")
 
 
 def _shown(value: Any) -> str:
@@ -208,5 +199,3 @@ def _shown(value: Any) -> str:
 
 def _is_word(key: Any) -> bool:
     return isinstance(key, int) or re.fullmatch(r"\w+", str(key)) is not None
-
-

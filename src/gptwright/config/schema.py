@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pydantic.json_schema import GenerateJsonSchema, NoDefault
+from pydantic_core.core_schema import WithDefaultSchema
+
 from gptwright.config.base import Config
 from gptwright.config.fields import MISSING, dotted
 from gptwright.config.slot import SCHEMA_KEY, Component, Slot
@@ -20,7 +23,20 @@ def json_schema(root: type[Config]) -> dict[str, Any]:
     return _Writer().write(root)
 
 
+class _WithDefaults(GenerateJsonSchema):
+    """Also writes down the defaults that a factory makes."""
+
+    def get_default_value(self, schema: WithDefaultSchema) -> Any:
+        """Return the default of a field, or `NoDefault`."""
+        factory = schema.get("default_factory")
+        if factory is None or schema.get("default_factory_takes_data"):
+            return schema.get("default", NoDefault)
+        return factory()  # pyright: ignore[reportCallIssue] - takes no data, see above
+
+
 class _Writer:
+    """Collects the definitions that the settings refer to."""
+
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
 
@@ -36,7 +52,7 @@ class _Writer:
 
     def settings(self, settings: type[Config], prefix: str) -> dict[str, Any]:
         """Return the schema of one settings class; its own definitions are referred to under ``prefix``."""
-        body = settings.model_json_schema(ref_template=prefix + "{model}")
+        body = settings.model_json_schema(ref_template=prefix + "{model}", schema_generator=_WithDefaults)
         return self.fill(body)
 
     def fill(self, value: Any) -> Any:

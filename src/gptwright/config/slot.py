@@ -22,7 +22,6 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gptwright.config.base import Config
 
-
 SCHEMA_KEY = "x-gptwright-slot"
 """The key under which a slot leaves itself in the JSON Schema that pydantic writes."""
 
@@ -119,9 +118,7 @@ class Slot:
         message = f"unknown {self.kind} '{name}'{hint} (known: {', '.join(self.names())}{own})"
         return PydanticCustomError("unknown_component", "{message}", {"message": message})
 
-    def _import_path(
-        self, path: str, *, trust_code: bool, folder: str | Sequence[str] | None
-    ) -> type[Component]:
+    def _import_path(self, path: str, *, trust_code: bool, folder: str | Sequence[str] | None) -> type[Component]:
         if not trust_code:
             raise _problem(
                 f"{self.kind} '{path}' would import code named by a saved folder; "

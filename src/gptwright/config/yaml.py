@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.nodes import Node as YamlNode
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gptwright.errors import ConfigError
 
@@ -191,9 +192,15 @@ def dump(data: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str
     """
     writer = YAML(typ="rt")
     writer.width = 1_000_000  # one value a line, so that a remark stays with its value
+    writer.representer.add_representer(type(None), _write_null)
     stream = io.StringIO()
     writer.dump(_commented(data, "", notes or {}), stream)
     return stream.getvalue()
+
+
+def _write_null(representer: Any, value: None) -> Any:
+    del value
+    return representer.represent_scalar(f"{_TAG}null", "null")
 
 
 def _commented(value: Any, path: str, notes: Mapping[str, str]) -> Any:
@@ -209,4 +216,6 @@ def _commented(value: Any, path: str, notes: Mapping[str, str]) -> Any:
         items = CommentedSeq(_commented(child, "", {}) for child in value)
         items.fa.set_flow_style()
         return items
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)  # the writer leaves some line breaks of Unicode bare
     return value

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gptwright.data.contracts import TextTokenizer
+from gptwright.errors import DataError
 
 _PIECE = 1 << 16  # characters of one piece
 _BATCH = 1 << 20  # most characters of one batch, about
@@ -59,13 +60,23 @@ def batches(texts: Iterable[str], tokenizer: TextTokenizer, limit: int = _BATCH)
 
 
 def encode_batch(batch: Batch, tokenizer: TextTokenizer, eot: int | None) -> Encoded:
-    """Return the ids of a batch, ``eot`` after each document unless it is None."""
+    """Return the ids of a batch, ``eot`` after each document unless it is None.
+
+    Raises:
+        DataError: the tokenizer gives ids outside its own vocabulary.
+    """
     parts: list[np.ndarray] = []
     mark = np.array([] if eot is None else [eot], dtype=np.int64)
     for ids, end in zip(tokenizer.encode_batch(batch.pieces), batch.ends, strict=True):
         parts += [ids, mark] if end else [ids]
     count = sum(len(piece) if piece.isascii() else len(piece.encode()) for piece in batch.pieces)
-    return Encoded(np.concatenate(parts), count, batch.characters, sum(batch.ends))
+    ids = np.concatenate(parts)
+    if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+        raise DataError(
+            f"the tokenizer gave ids {ids.min()} to {ids.max()}, outside its vocabulary of "
+            f"{tokenizer.vocab_size}: its encode or its vocab_size is wrong"
+        )
+    return Encoded(ids, count, batch.characters, sum(batch.ends))
 
 
 def encode_all(

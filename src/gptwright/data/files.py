@@ -89,7 +89,7 @@ class Folder(FileSource):
         rows = bool(shown) and all(path.suffix.lower() in Parquet.suffixes for path in shown)
         text = shown if rows else [path for path in shown if not _binary(path)]
         counts = (("hidden", len(found) - len(shown)), ("binary", len(shown) - len(text)))
-        self.notes += [f"{count} {kind} files left out" for kind, count in counts if count]
+        self.notes += [f"{kind} files left out: {count}" for kind, count in counts if count]
         return text
 
     @property

@@ -99,6 +99,14 @@ def read_index(folder: Path) -> Index:
             f"delete {folder} and prepare the data again"
         )
     try:
-        return Index.from_dict(data)
+        index = Index.from_dict(data)
     except (ConfigError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}; delete {folder} and prepare the data again") from None
+        why = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged ({why}): delete {folder} and prepare the data again") from None
+    if len(index.splits) != 2:
+        have = ", ".join(index.splits) or "none"
+        raise DataError(
+            f"{path} is damaged (it has the splits {have}, not train and val): "
+            f"delete {folder} and prepare the data again"
+        )
+    return index

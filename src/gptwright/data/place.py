@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -51,6 +51,8 @@ def workplace(target: Path, waiting: Callable[[], None]) -> Iterator[Path]:
         if lock is None:
             shutil.rmtree(partial, ignore_errors=True)
         else:
+            with suppress(OSError):
+                partial.rmdir()  # left empty by one who waited and found the work done
             path.unlink(missing_ok=True)  # while held: who waited sees that it is gone, and takes a new one
             os.close(lock)
 

@@ -60,13 +60,6 @@ class Sampler:
         offset = _mix(key) % np.uint64(self._room)
         return (window * np.uint64(self.context) + offset).astype(np.int64)
 
-    def batch(self, stream: Stream, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (inputs, targets) of the windows at ``starts``, int64 (n, context), targets one token on."""
-        ids = np.empty((len(starts), self.context + 1), dtype=np.int64)
-        for row, start in zip(ids, starts.tolist(), strict=True):
-            row[:] = stream.read(start, self.context + 1)
-        return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
-
     def _permute(self, place: np.ndarray, key: np.ndarray) -> np.ndarray:
         out = self._feistel(place, key)
         while (outside := out >= self.n_windows).any():
@@ -88,6 +81,14 @@ def _mix(value: np.ndarray) -> np.ndarray:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
+
+
+def batch(stream: Stream, starts: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (inputs, targets) of the windows at ``starts``, int64 (n, context), targets one token on."""
+    ids = np.empty((len(starts), context + 1), dtype=np.int64)
+    for row, start in zip(ids, starts.tolist(), strict=True):
+        row[:] = stream.read(start, context + 1)
+    return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
 
 
 def check_length(n_tokens: int, context: int, split: str) -> None:

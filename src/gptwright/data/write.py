@@ -77,12 +77,15 @@ def write_split(
 ) -> None:
     """Write the batches ``found`` as shards of at most ``shard_tokens`` tokens (one batch at least) each."""
     shard = _OpenShard(progressed, split, dtype)
-    for batch in found:
-        if shard.counts["tokens"] and shard.counts["tokens"] + len(batch.ids) > shard_tokens:
-            shard.finish()
-            shard = _OpenShard(progressed, split, dtype)
-        shard.add(batch)
-    shard.finish()
+    try:
+        for batch in found:
+            if shard.counts["tokens"] and shard.counts["tokens"] + len(batch.ids) > shard_tokens:
+                shard.finish()
+                shard = _OpenShard(progressed, split, dtype)
+            shard.add(batch)
+        shard.finish()
+    finally:
+        shard.close()
 
 
 class _OpenShard:
@@ -106,10 +109,13 @@ class _OpenShard:
         for name, count in zip(_COUNTS, more, strict=True):
             self.counts[name] += count
 
+    def close(self) -> None:
+        self._file.close()
+
     def finish(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
+        self.close()
         if not self.counts["tokens"]:
             self._beside.unlink()
             return

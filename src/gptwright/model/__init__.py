@@ -1,0 +1,1 @@
+"""The model: settings, blocks, the GPT itself, initialisation and counting."""

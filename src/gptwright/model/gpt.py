@@ -26,6 +26,8 @@ class GPT(nn.Module):
         self.config = config
         self.tokenizer: Any = None
         """The run's tokenizer, when the model was loaded from one that has it."""
+        self.settings: Any = None
+        """The settings of the run that the model was loaded from, with its data."""
         self.token_embedding = nn.Embedding(config.require_vocab_size(), config.d_model)
         self.position = config.position.build(config.context(0))
         self.dropout = nn.Dropout(config.dropout)

@@ -23,7 +23,7 @@ class HeadAttention(Attention):
         n_heads: PositiveInt
         """Query heads."""
         n_kv_heads: PositiveInt | None = None
-        """Key-value heads, a divisor of `n_heads`: fewer is grouped-query, 1 multi-query attention. Default `n_heads`."""
+        """Key-value heads, a divisor of `n_heads`: fewer is grouped-query, 1 multi-query. Default `n_heads`."""
         head_dim: PositiveInt | None = None
         """Width of a head. Default `d_model / n_heads`."""
         qk_norm: NormSlot | None = None

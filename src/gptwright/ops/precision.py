@@ -166,8 +166,8 @@ def _time_product(dtype: torch.dtype, device: torch.device) -> Matmul:
     elsewhere."""
     rows, k, n = (4096, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)
     generator = torch.Generator().manual_seed(0)  # our own: the user's random state is not touched
-    left = torch.randn(rows, k, generator=generator).to(device, dtype)
-    right = torch.randn(k, n, generator=generator).to(device, dtype)
+    left = torch.randn(rows, k, generator=generator, device="cpu", dtype=torch.float32).to(device, dtype)
+    right = torch.randn(k, n, generator=generator, device="cpu", dtype=torch.float32).to(device, dtype)
     few = left[:256]
     _seconds(few, right)  # the first product also builds the kernel
     if _seconds(few, right) * rows / len(few) > 0.15:  # emulated in software: the small product tells enough

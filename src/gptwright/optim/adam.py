@@ -15,9 +15,7 @@ def fused_supported(parameters: Sequence[Tensor]) -> bool:
     return all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in parameters)
 
 
-def adamw_step(
-    parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]
-) -> None:
+def adamw_step(parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]) -> None:
     """Take one AdamW step in place; every parameter has a gradient.
 
     ``group`` gives lr, betas, eps, weight_decay and fused; ``state`` keeps step, exp_avg and exp_avg_sq of

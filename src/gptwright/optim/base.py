@@ -59,9 +59,7 @@ class Schedule(Component):
 
     def __init__(self, config: Any, total_steps: int) -> None:
         if total_steps < 1:
-            raise ConfigError(
-                f"a schedule over {total_steps} steps makes no sense; set train.steps to 1 or more"
-            )
+            raise ConfigError(f"a schedule over {total_steps} steps makes no sense; set train.steps to 1 or more")
         self.config = config
         self.total_steps = total_steps
 
@@ -110,8 +108,8 @@ class WarmupSchedule(Schedule):
             return round((self.default_warmup if fraction is None else fraction) * self.total_steps)
         if steps > self.total_steps:
             raise ConfigError(
-                f"schedule.warmup_steps is {steps} but the run has {self.total_steps} steps: a warm-up must fit "
-                "into the run; lower schedule.warmup_steps, or raise train.steps"
+                f"schedule.warmup_steps is {steps} but the run has {self.total_steps} steps: a warm-up must "
+                "fit into the run; lower schedule.warmup_steps, or raise train.steps"
             )
         return steps
 

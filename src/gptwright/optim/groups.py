@@ -1,5 +1,4 @@
-"""Which parameter is what: matrices of the blocks, embeddings, the head, and the vectors that are never
-decayed.
+"""Which parameter is what: block matrices, embeddings, the head, and vectors.
 
 Weight decay pulls a matrix towards smaller functions. It has no such meaning for norms and biases, and in an
 embedding it would shrink rows whose token was not even in the batch; both are left alone.
@@ -46,9 +45,7 @@ def roles(model: nn.Module) -> Roles:
         names.setdefault(id(parameter), []).append(name)
         owners.setdefault(id(parameter), []).append(module)
     if not parameters:
-        raise ConfigError(
-            "the model has no trainable parameter: every one is frozen; unfreeze at least one of them"
-        )
+        raise ConfigError("the model has no trainable parameter: every one is frozen; unfreeze at least one of them")
     for key, parameter in parameters.items():
         getattr(found, _role(parameter, names[key], owners[key])).append(parameter)
     return found
@@ -71,9 +68,7 @@ def _bare(name: str) -> str:
 def _role(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) -> str:
     if parameter.ndim < 2:
         return "vectors"
-    if any(name.startswith(_EMBEDDINGS) for name in names) or any(
-        isinstance(o, nn.Embedding) for o in owners
-    ):
+    if any(name.startswith(_EMBEDDINGS) for name in names) or any(isinstance(o, nn.Embedding) for o in owners):
         return "embeddings"
     if any(name.startswith("lm_head.") for name in names):
         return "head"

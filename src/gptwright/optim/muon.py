@@ -59,9 +59,7 @@ class MuonAdamW(Optimizer):
         return loss
 
 
-def muon_step(
-    parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]
-) -> None:
+def muon_step(parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]) -> None:
     """Take one Muon step in place; every parameter is (out, in) or (E, out, in) and has a gradient."""
     updates = _momentum_updates(parameters, state, group)
     pairs = sorted(zip(parameters, updates, strict=True), key=lambda pair: tuple(pair[0].shape[-2:]))

@@ -35,7 +35,7 @@ class Display:
 
     def __init__(self, total_steps: int, *, start_step: int = 0, enabled: bool | None = None) -> None:
         self.total_steps = total_steps
-        self.step = start_step
+        self._step = start_step
         self._quiet = enabled is False
         self._forced = enabled is True
         self._live: Live | None = None
@@ -45,7 +45,7 @@ class Display:
         self._losses: list[float] = []
 
     def __enter__(self) -> Self:
-        self._pace = Pace(self.step)
+        self.step = self._step  # the clock starts here
         forced = self._forced or None
         console = Console(stderr=True, force_terminal=forced, force_jupyter=False, highlight=False, markup=False)
         if not self._quiet and console.is_terminal and not console.is_dumb_terminal:
@@ -65,6 +65,16 @@ class Display:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    @property
+    def step(self) -> int:
+        """The step shown; setting it says where a run begins or goes on, and restarts the clock."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = step
+        self._pace = Pace(step)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Show one training line: `step`, `loss`, `lr`, `tokens_per_second`, `peak_fraction` if given."""
@@ -106,7 +116,7 @@ class Display:
         self._latest.update({name: _number(value) for name, value in metrics.items()})
         self._phase = ""
         if "step" in metrics:
-            self.step = int(metrics["step"])
+            self._step = int(metrics["step"])
             self._pace.note(self.step)
 
     def _picture(self) -> RenderableType:

@@ -5,13 +5,15 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from gptwright.errors import GptwrightError
-
 
 Tell = Callable[[str], None]
 """Shows a note to a person."""
@@ -56,7 +58,8 @@ class Trackers:
     def _each(self, send: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):
             try:
-                send(tracker)
+                with redirect_stdout(sys.stderr):  # stdout belongs to results; mlflow prints its links there
+                    send(tracker)
             except Exception as error:  # a full disk or a lost network must not cost a run
                 del self._open[name]
                 _note(self.notes, self._tell, _switched_off(name, error))
@@ -85,7 +88,8 @@ def open_trackers(
     notes: list[str] = []
     for name in dict.fromkeys(names):
         try:
-            found[name] = _KINDS[name](Path(run_folder), dict(config), start_step)
+            with redirect_stdout(sys.stderr):
+                found[name] = _KINDS[name](Path(run_folder), dict(config), start_step)
         except _MissingError as missing:
             _note(notes, tell, str(missing))
         except GptwrightError:
@@ -195,7 +199,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _switched_off(name: str, error: Exception) -> str:
-    return f"the tracker '{name}' is switched off: {type(error).__name__}: {error}; the run itself goes on"
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240, placeholder=" ...")
+    return f"the tracker '{name}' is switched off: {reason}; the run itself goes on"
 
 
 def _note(notes: list[str], tell: Tell | None, note: str) -> None:

@@ -1,5 +1,7 @@
-"""AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv:1711.05101), in torch's fused
-kernel."""
+"""AdamW: Adam with decoupled weight decay, in torch's fused kernel.
+
+Source: Loshchilov and Hutter (2019), arXiv:1711.05101.
+"""
 
 import torch
 from pydantic import PositiveFloat

@@ -1,5 +1,7 @@
-"""Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases (see
-`gptwright.optim.muon`)."""
+"""Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases.
+
+The rule itself is in `gptwright.optim.muon`; here are its settings.
+"""
 
 from typing import Annotated, Any, Literal
 

@@ -1,5 +1,6 @@
-"""One cycle: up from a low start to the peak, then down far below the start (Smith and Topin, 2019,
-arXiv:1708.07120).
+"""One cycle: up from a low start to the peak, then down far below the start.
+
+Source: Smith and Topin (2019), arXiv:1708.07120.
 
 The curve is that of `torch.optim.lr_scheduler.OneCycleLR` with ``max_lr`` = the optimizer's lr.
 """
@@ -35,8 +36,8 @@ class OneCycle(Schedule):
         def _mirror_fits(self) -> "OneCycle.Config":
             if self.three_phase and self.pct_start > 0.5:
                 raise ValueError(
-                    f"pct_start is {self.pct_start}, but three_phase spends it twice: it must be at most 0.5; "
-                    "lower it or set three_phase to false"
+                    f"pct_start is {self.pct_start}, but three_phase spends it twice: it must be at most "
+                    "0.5; lower it or set three_phase to false"
                 )
             return self
 
@@ -48,9 +49,7 @@ class OneCycle(Schedule):
         super().__init__(config, total_steps)
         start = 1 / self.config.div_factor
         end = start / self.config.final_div_factor
-        top = (
-            self.config.pct_start * total_steps - 1
-        )  # step of the peak; torch counts from 0 and allows a half step
+        top = self.config.pct_start * total_steps - 1  # step of the peak; torch counts from 0 and allows a half step
         self._phases = [(top, start, 1.0), (total_steps - 1.0, 1.0, end)]
         if self.config.three_phase:
             self._phases[1:] = [(2 * top, 1.0, start), (total_steps - 1.0, start, end)]

@@ -1,8 +1,8 @@
-"""Warm-up, stable, decay: constant for most of the run, then a short fall (Hu et al., 2024,
-arXiv:2404.06395).
+"""Warm-up, stable, decay: constant for most of the run, then a short fall.
 
-A run can be made longer without having chosen its length at the start: only the fall moves. The shape
-``one_minus_sqrt`` is from Haegele et al. (2024), arXiv:2405.18392, who found it better than a straight line.
+Source: Hu et al. (2024), arXiv:2404.06395. A run can be made longer without having chosen its length at
+the start: only the fall moves. The shape ``one_minus_sqrt`` is from Haegele et al. (2024),
+arXiv:2405.18392, who found it better than a straight line.
 """
 
 import math
@@ -32,9 +32,9 @@ class WSD(WarmupSchedule):
         self.decay_steps = int(self.config.decay_fraction * total_steps)
         if self.warmup + self.decay_steps > total_steps:
             raise ConfigError(
-                f"schedule wsd warms up for {self.warmup} and decays for {self.decay_steps} steps, but the run "
-                f"has {total_steps}: both must fit; lower schedule.warmup_steps or schedule.decay_fraction, or "
-                "raise train.steps"
+                f"schedule wsd warms up for {self.warmup} and decays for {self.decay_steps} steps, but the "
+                f"run has {total_steps}: both must fit; lower schedule.warmup_steps or schedule.decay_fraction, "
+                "or raise train.steps"
             )
 
     def after_warmup(self, step: int) -> float:

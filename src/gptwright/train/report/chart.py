@@ -60,11 +60,22 @@ def smooth(y: np.ndarray, share: float = 0.025) -> np.ndarray:
     return result
 
 
-def draw(title: str, text: str, series: Sequence[Series], x: Axis, y: Axis, *, x_name: str, ticks: int = 7) -> Markup:
+def draw(
+    title: str,
+    text: str,
+    series: Sequence[Series],
+    axes: tuple[Axis, Axis],
+    *,
+    x_name: str,
+    ticks: int = 7,
+    bins: int = COLUMNS,
+) -> Markup:
     """Return one ``<svg>``: grid, labels, curves and dots, a title and ``text`` for who cannot see it.
 
+    ``axes`` are x and y, ``ticks`` how many labels x gets, ``bins`` about how many pixels wide it is.
     Its ``data-`` attributes tell the page's script how to turn a place into values and back.
     """
+    x, y = axes
     logs = f"{'x' if x.log else ''}{'y' if y.log else ''}"
     parts = [
         f'<svg class="chart" role="img" aria-label="{escape(title)}. {escape(text)}" '
@@ -74,7 +85,7 @@ def draw(title: str, text: str, series: Sequence[Series], x: Axis, y: Axis, *, x
         *(_grid_line(float(y.place(at)), label) for at, label in y.ticks(max(3, ticks - 2))),
         *(_x_tick(float(x.place(at)), label, n) for n, (at, label) in enumerate(x.ticks(ticks))),
         f'<svg class="curves" width="100%" height="100%" viewBox="0 0 {COLUMNS} {ROWS}" preserveAspectRatio="none">',
-        *(f'<path class="{s.style} {escape(s.name)}" d="{path(s, x, y)}"/>' for s in series),
+        *(f'<path class="{s.style} {escape(s.name)}" d="{path(s, x, y, bins)}"/>' for s in series),
         "</svg>",
         *(_dots(s, x, y) for s in series),
         "</svg>",
@@ -82,10 +93,10 @@ def draw(title: str, text: str, series: Sequence[Series], x: Axis, y: Axis, *, x
     return Markup("".join(parts))  # every piece above is a number, our own word, or escaped
 
 
-def path(series: Series, x: Axis, y: Axis) -> str:
+def path(series: Series, x: Axis, y: Axis, bins: int = COLUMNS) -> str:
     """Return the path data of a curve; values that are not finite leave a gap."""
     across, up = x.place(series.x), y.place(series.y)
-    kept = thin(across, up, COLUMNS)
+    kept = thin(across, up, bins)
     gaps = np.cumsum(~np.isfinite(up))[kept]
     pen_up = np.diff(gaps, prepend=-1) != 0
     px = across[kept] * COLUMNS

@@ -57,9 +57,9 @@ def headline(run: Run) -> str:
     layers, width, context = (model.get(name) for name in ("n_layers", "d_model", "max_seq_len"))
     words = [
         f"{layers} layers of {width}" if layers and width else "",
-        f"{_name(model, 'attention')} attention" if _name(model, "attention") else "",
-        _name(model, "feed_forward"),
-        _name(model, "norm"),
+        f"{_names(model, 'attention')} attention" if _names(model, "attention") else "",
+        _names(model, "feed_forward"),
+        _names(model, "norm"),
         f"{_name(model, 'position')} positions" if _name(model, "position") else "",
         f"context {context}" if context else "",
         _name(run.config, "optim"),
@@ -183,6 +183,12 @@ def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _name(config: Mapping[str, Any], part: str) -> str:
     found = config.get(part)
     return str(found.get("type") or "") if isinstance(found, Mapping) else str(found or "")
+
+
+def _names(model: Mapping[str, Any], part: str) -> str:
+    """Return what ``part`` is, or are: a hybrid stack names its parts block by block."""
+    named = [_name(block, part) for block in _part(model, "blocks").values() if isinstance(block, Mapping)]
+    return " + ".join(dict.fromkeys(name for name in named if name)) or _name(model, part)
 
 
 def _number(value: Any) -> float:

@@ -146,7 +146,7 @@ def small_panels(run: Run) -> list[Panel]:
         for x_name in usable_axes(run):
             styles = ["line"] if name == "lr" else ["raw", "line"]
             curves = [_series(name, run.train, x_name, style) for style in styles]
-            views.append(_view(title, text, curves, x_name, "", zero=True, ticks=4))
+            views.append(_view(title, text, curves, x_name, "", zero=True, ticks=5, bins=400))
         panels.append(Panel(name, title, hint, views))
     return panels
 
@@ -205,9 +205,9 @@ def _series(name: str, part: Columns, x_name: str, style: str) -> Series:
 
 def _view(title: str, text: str, curves: list[Series], x_name: str, scale: str = "", **more: Any) -> View:
     """Draw one choice of axis; ``scale`` is `lin` or `log` where the chart has both, ``more`` says the rest."""
-    x_axis, y_axis = _axes(curves, x_name, log=scale == "log", zero=more.pop("zero", False))
+    axes = _axes(curves, x_name, log=scale == "log", zero=more.pop("zero", False))
     heading = f"{title} by {AXES[x_name][0].lower()}"
-    svg = draw(heading, text, curves, x_axis, y_axis, x_name=x_name, **more)
+    svg = draw(heading, text, curves, axes, x_name=x_name, **more)
     first = " first" if x_name == "step" and scale != "log" else ""
     return View(f"view by-{x_name} {scale}{first}", svg)
 

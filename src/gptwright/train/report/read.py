@@ -99,9 +99,9 @@ def columns(rows: Iterable[Mapping[str, Any]], needed: str) -> Columns:
 def parse_samples(text: str) -> list[Sample]:
     """Return the samples of a `samples.txt` by step; of two at one step the later."""
     marks = list(_SAMPLE.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
     found = {}
-    for mark, end in zip(marks, ends, strict=True):
+    for mark, end in zip(marks, ends, strict=False):
         tokens = int(mark[2]) if mark[2] else None
         found[int(mark[1])] = Sample(int(mark[1]), tokens, text[mark.end() : end].strip("\n"))
     return [found[step] for step in sorted(found)]

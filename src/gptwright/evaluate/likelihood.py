@@ -1,0 +1,58 @@
+"""Likelihood of held-out text under a trained model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptwright.data.contracts import Progress
+from gptwright.data.prepare import prepare
+from gptwright.data.sampler import validation_batches
+from gptwright.data.shards import Prepared, TokenStream
+from gptwright.errors import ConfigError
+from gptwright.model.gpt import GPT
+from gptwright.model.score import Score, summed_loss
+from gptwright.tokenizer.load import make_tokenizer
+
+BATCH_TOKENS = 16384
+"""Tokens worked on at once."""
+
+
+def evaluate(
+    model: GPT, *, data: dict[str, Any] | None = None, split: str = "val", progress: Progress | None = None
+) -> Score:
+    """Score ``model``, which `gptwright.load` returned, on the whole validation split of its run's data.
+
+    Args:
+        model: a loaded model; its ``settings`` name the data and its ``tokenizer`` reads it.
+        data: settings of other data to score on, for example ``{"source": "other.txt"}``; by default the run's own.
+        split: ``val``, or ``train`` to see how much was memorised.
+        progress: called while text is prepared.
+
+    Returns:
+        Loss in nats a token, bits a byte, perplexity and the number of tokens predicted.
+    """
+    prepared = _prepared(model, data, progress)
+    stream = prepared.split("train" if split == "train" else "val")
+    counts = prepared.train if split == "train" else prepared.val
+    nats, tokens = summed_loss(model, _batches(model, stream))
+    first = len(model.tokenizer.token_bytes(int(stream.read(0, 1)[0])))  # predicted by nothing
+    return Score.of(nats, tokens, counts.bytes - first)
+
+
+def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None) -> Prepared:
+    settings = model.settings
+    if settings is None or settings.data is None or model.tokenizer is None:
+        raise ConfigError("this model has no run behind it; load one with gptwright.load('runs/NAME')")
+    config = settings.data
+    if data is not None:
+        config = type(config).from_dict({**config.to_dict(), **data})
+        return prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
+    return prepare(config, make_tokenizer=make_tokenizer, progress=progress)
+
+
+def _batches(model: GPT, stream: TokenStream) -> Iterator[tuple[Tensor, Tensor]]:
+    context = model.config.max_seq_len
+    for inputs, targets in validation_batches(stream, context, max(1, BATCH_TOKENS // context)):
+        yield torch.from_numpy(inputs).to(model.device), torch.from_numpy(targets).to(model.device)

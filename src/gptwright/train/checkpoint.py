@@ -1,0 +1,240 @@
+"""Checkpoints: complete or absent, hashed, and never unpickled.
+
+A checkpoint is a folder ``step-N`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``,
+``config.yaml``, ``tokenizer/`` and ``manifest.json``, which carries the size and sha256 of every other
+file. It is written beside, synced to disk and renamed, so a reader sees all of it or nothing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gptwright.errors import CheckpointError
+from gptwright.ops.precision import Precision, choose
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder whose manifest has been read."""
+
+    folder: Path
+    step: int
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's parameters and buffers by name."""
+        return load_file(self.folder / "model.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """Return the plain part: step, tokens, seconds, and what else the run counted."""
+        return json.loads((self.folder / "state.json").read_text("utf-8"))
+
+    def precision(self, chosen: Precision) -> Precision:
+        """Return the precision that the run began with: ``auto`` is decided once, by the machine it began on."""
+        saved = self.state()["precision"]
+        if saved == {"name": chosen.name, "float32_matmul": chosen.float32_matmul}:
+            return chosen
+        return replace(choose(saved["name"]), float32_matmul=saved["float32_matmul"], reason="as the run began")
+
+    def restore_weights(self, model: nn.Module) -> None:
+        """Put the saved weights into ``model``.
+
+        Raises:
+            CheckpointError: names or shapes are not those of ``model``.
+        """
+        weights = self.weights()
+        expected = {name: tuple(t.shape) for name, t in _unshared(model)}
+        found = {name: tuple(t.shape) for name, t in weights.items()}
+        for name in sorted({*expected, *found}):
+            if expected.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"checkpoint {self.folder} does not fit the model: {name} is {found.get(name, 'absent')} there and "
+                    f"{expected.get(name, 'absent')} here; load it with the settings that it was saved with"
+                )
+        model.load_state_dict(weights, strict=False)  # a tied head comes with the embedding
+
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the saved optimizer state into ``optimizer``, which was built from the same settings."""
+        tensors = load_file(self.folder / "optimizer.safetensors")
+        saved = json.loads((self.folder / "optimizer.json").read_text("utf-8"))
+        state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in saved["state"].items()}
+        for name, tensor in tensors.items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        fresh = optimizer.state_dict()["param_groups"]
+        groups = [{**old, **new} for old, new in zip(fresh, saved["param_groups"], strict=True)]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def restore_random_state(self) -> None:
+        """Set torch's generators to where they stood."""
+        states = load_file(self.folder / "random.safetensors")
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
+
+
+def save(
+    parent: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    extra: Iterable[Path] = (),
+) -> Path:
+    """Write checkpoint ``parent/step-N`` and return it; ``extra`` files and folders are copied in.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; nothing half-written remains.
+    """
+    final = parent / f"step-{step}"
+    partial = parent / f".step-{step}.partial-{os.getpid()}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_tensors(partial, model, optimizer)
+        (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), "utf-8")
+        for path in extra:
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, partial / path.name)
+        _write_manifest(partial, step)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync(parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"checkpoint {final} could not be written: {error.strerror or error}; free some space or choose another "
+            "folder with --run; earlier checkpoints are untouched"
+        ) from error
+    return final
+
+
+def prune(parent: Path, keep: int) -> None:
+    """Remove all but the ``keep`` latest checkpoints, and what killed runs left half-written."""
+    for folder in _by_step(parent)[:-keep]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in parent.glob(".step-*.partial-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify(folder: Path) -> Checkpoint:
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        CheckpointError: names the first file that is missing or differs.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}; give a run or a step-N folder")
+    try:
+        listed = json.loads(manifest.read_text("utf-8"))
+        files, step = dict(listed["files"]), int(listed["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} cannot be read ({error})") from None
+    for name, expected in files.items():
+        _verify_file(folder, name, expected)
+    return Checkpoint(folder, step)
+
+
+def latest(parent: Path) -> tuple[Checkpoint, list[str]]:
+    """Return the newest sound checkpoint below ``parent``, and a sentence for each damaged one passed over.
+
+    Raises:
+        CheckpointError: there is none, or all are damaged.
+    """
+    damaged: list[str] = []
+    for folder in reversed(_by_step(parent)):
+        try:
+            return verify(folder), damaged
+        except CheckpointError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise CheckpointError("no checkpoint is sound: " + "; ".join(damaged))
+    raise CheckpointError(f"{parent.parent} holds no checkpoint yet; train it, or give another run folder")
+
+
+def _by_step(parent: Path) -> list[Path]:
+    found = [p for p in parent.glob("step-*") if p.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def _write_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    tensors = {name: t.detach().contiguous() for name, t in _unshared(model)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    whole = optimizer.state_dict()
+    moving: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in whole["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                moving[f"{index}.{key}"] = value.contiguous()
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    save_file(moving, folder / "optimizer.safetensors")
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
+    (folder / "optimizer.json").write_text(json.dumps({"state": plain, "param_groups": groups}), "utf-8")
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    save_file(random, folder / "random.safetensors")
+
+
+def _unshared(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Yield parameters and persistent buffers by name, shared ones once."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=2), "utf-8")
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _verify_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(
+            f"checkpoint {folder} is damaged: {name} has {size} bytes and its manifest says {expected['bytes']}"
+        )
+    found = _sha256(path)
+    if found != expected["sha256"]:
+        raise CheckpointError(
+            f"checkpoint {folder} is damaged: {name} has sha256 {found[:12]}... "
+            f"and its manifest says {expected['sha256'][:12]}..."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""What a run trains and validates on: prepared shards, their tokenizer, and batches as tensors.
+
+Shapes: R rows of the global batch, T context.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptwright.data.contracts import Progress
+from gptwright.data.prepare import prepare
+from gptwright.data.sampler import Sampler, batch, validation_batches
+from gptwright.data.shards import Prepared
+from gptwright.errors import ConfigError
+from gptwright.model.gpt import GPT
+from gptwright.model.score import Score, summed_loss
+from gptwright.tokenizer.base import Tokenizer
+from gptwright.tokenizer.load import load as load_tokenizer
+from gptwright.tokenizer.load import make_tokenizer
+from gptwright.train.config import RunConfig
+
+VALIDATION_TOKENS = 16384
+"""Tokens that validation works on at once."""
+
+
+class RunData:
+    """The data of one run: a pure function from a step to its batch, and the whole validation split."""
+
+    def __init__(self, config: RunConfig, prepared: Prepared, device: torch.device) -> None:
+        self.config, self.prepared, self.device = config, prepared, device
+        self.tokenizer: Tokenizer = load_tokenizer(prepared.tokenizer_folder, trust_code=True)
+        self.context = config.model.max_seq_len
+        self._train = prepared.split("train")
+        self._val = prepared.split("val")
+        self._sampler = Sampler(len(self._train), self.context, config.train.seed)
+
+    @classmethod
+    def open(cls, config: RunConfig, device: torch.device, progress: Progress | None = None) -> "RunData":
+        """Prepare the source that ``config`` names, or open what was prepared before."""
+        prepared = prepare(config.require_data(), make_tokenizer=make_tokenizer, progress=progress)
+        return cls(config, prepared, device)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets (R, T) of step ``step``."""
+        starts = self._sampler.starts(step, self.config.rows_per_step)
+        return self._tensors(*batch(self._train, starts, self.context))
+
+    def prompt(self, tokens: int) -> np.ndarray:
+        """Return the first ``tokens`` ids of the validation split."""
+        return self._val.read(0, min(tokens, len(self._val)))
+
+    def validate(self, model: GPT) -> Score:
+        """Score ``model`` on the whole validation split."""
+        rows = max(1, VALIDATION_TOKENS // self.context)
+        batches = (self._tensors(*pair) for pair in validation_batches(self._val, self.context, rows))
+        nats, tokens = summed_loss(model, batches)
+        first = len(self.tokenizer.token_bytes(int(self._val.read(0, 1)[0])))  # predicted by nothing
+        return Score.of(nats, tokens, self.prepared.val.bytes - first)
+
+    def _tensors(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+
+
+def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """Return ``config`` with the model's vocabulary taken from the tokenizer where it is not set.
+
+    Raises:
+        ConfigError: the model's vocabulary is too small for the tokenizer.
+    """
+    given, needed = config.model.vocab_size, tokenizer.vocab_size
+    if given is None:
+        return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": needed})})
+    if given < needed:
+        raise ConfigError(
+            f"model.vocab_size is {given}, but the tokenizer has {needed} tokens; "
+            "leave model.vocab_size out to take it from the tokenizer, or raise it"
+        )
+    return config

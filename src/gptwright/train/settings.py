@@ -1,0 +1,33 @@
+"""Reading the settings of a run from a file, a preset, plain data or a run folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gptwright.model
+from gptwright.config.load import Resolved, load
+from gptwright.train.config import RunConfig
+
+PRESETS = Path(gptwright.model.__path__[0]) / "presets"
+"""The folder whose files can be named without path and ending."""
+
+Settings = str | Path | Mapping[str, Any] | RunConfig
+
+
+def read_settings(
+    config: Settings | None, overrides: Sequence[str] | Mapping[str, Any] = (), *, trust_code: bool = True
+) -> Resolved[RunConfig]:
+    """Read the settings of a run from a file, preset or plain data, and ``key=value`` overrides.
+
+    Raises:
+        ConfigError: a file cannot be read, or settings are wrong; every problem is listed.
+    """
+    if isinstance(config, RunConfig):
+        config = config.to_dict()
+    if not isinstance(config, Mapping):
+        return load(RunConfig, config, overrides, search=[PRESETS], trust_code=trust_code)
+    if isinstance(overrides, Mapping):
+        return load(RunConfig, None, {**config, **overrides}, trust_code=trust_code)
+    given = [f"{key}={json.dumps(value)}" for key, value in config.items()]
+    return load(RunConfig, None, [*given, *overrides], trust_code=trust_code)

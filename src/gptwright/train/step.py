@@ -1,0 +1,97 @@
+"""One optimizer step: forward and backward over micro-batches, clip, move.
+
+Shapes: R rows of the global batch, T context.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptwright.model.gpt import GPT
+from gptwright.ops.loss import IGNORE, chunked_loss
+from gptwright.ops.precision import Precision
+from gptwright.optim.base import Schedule
+from gptwright.train.config import TrainConfig
+from gptwright.train.working import WorkingCopy
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured."""
+
+    loss: float
+    """Mean cross-entropy of the batch in nats a token, before the step moved anything."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    lr: float
+    """Learning rate of the first parameter group."""
+    skipped: bool
+    """True when the gradient was not finite and nothing was moved."""
+
+
+class Stepper:
+    """Runs steps of one model, optimizer and schedule."""
+
+    def __init__(
+        self,
+        model: GPT,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        train: TrainConfig,
+        precision: Precision,
+    ) -> None:
+        self.model, self.optimizer, self.schedule, self.train = model, optimizer, schedule, train
+        self.working = WorkingCopy(model, precision.compute_dtype)
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision.compute_dtype == torch.float16)  # pyright: ignore[reportPrivateImportUsage]
+        self._loss: Any = torch.compile(self._summed_loss) if train.compile else self._summed_loss
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def step(self, step: int, inputs: Tensor, targets: Tensor) -> StepResult:
+        """Train on ``inputs`` and ``targets`` (R, T) as step number ``step``, counted from 0."""
+        lr = self._set_lr(step)
+        self.working.refresh()
+        self.working.model.train()
+        loss = self._accumulate(inputs, targets)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        skipped = not bool(torch.isfinite(norm))
+        if not skipped:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(float(loss), float(norm), lr, skipped)
+
+    def _set_lr(self, step: int) -> float:
+        self.schedule.apply(self.optimizer, step)
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Leave the gradient of the batch's mean loss in the masters, and return that loss."""
+        rows = self.train.micro_batch or len(inputs)
+        count = (targets != IGNORE).sum().clamp(min=1)
+        total = torch.zeros((), device=inputs.device)
+        for part, wanted in zip(inputs.split(rows), targets.split(rows), strict=True):
+            summed, aux = self._loss(part, wanted)
+            objective = summed / count + aux * (len(part) / len(inputs))
+            self.scaler.scale(objective).backward()
+            self.working.collect()
+            total += summed.detach()
+        return total / count
+
+    def _summed_loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed cross-entropy and what components ask to be added to the mean one."""
+        model = self.working.model
+        seq = model.describe(inputs)
+        hidden = model.hidden(inputs, seq)
+        smoothing = self.train.label_smoothing
+        loss = chunked_loss(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten(), label_smoothing=smoothing)
+        return loss, sum(seq.aux_losses, torch.zeros((), device=loss.device))
+
+    def _clip(self) -> Tensor:
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        if self.train.clip:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.train.clip, norm)
+        return norm

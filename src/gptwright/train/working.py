@@ -1,0 +1,60 @@
+"""The copy of the weights that computes: low precision, made anew from fp32 masters once a step.
+
+The optimizer moves fp32 masters; forward and backward run on a twin whose matrices are bf16 or fp16.
+Casting once a step costs one pass over the weights; autocast would cast them for every micro-batch
+(Micikevicius et al., 2018, https://arxiv.org/abs/1710.03740).
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from gptwright.model.gpt import GPT
+from gptwright.nn.base import Norm
+
+
+class WorkingCopy:
+    """A twin of ``master`` in ``dtype``; the master itself when that is fp32."""
+
+    def __init__(self, master: GPT, dtype: torch.dtype) -> None:
+        self.master = master
+        self.model = master if dtype == torch.float32 else _cast(copy.deepcopy(master), dtype)
+        self._masters = [p for p in master.parameters() if p.requires_grad]
+        self._twins = [p for p in self.model.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the twin up to the masters' values."""
+        if self.model is not self.master:
+            torch._foreach_copy_(self._twins, self._masters)  # pyright: ignore
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the twin's gradients to the masters', in fp32, and clear them."""
+        if self.model is self.master:
+            return
+        for master, twin in zip(self._masters, self._twins, strict=True):
+            if twin.grad is not None:
+                master.grad = _added(master.grad, twin.grad)
+                twin.grad = None
+
+
+def _added(total: Tensor | None, grad: Tensor) -> Tensor:
+    return grad.float() if total is None else total.add_(grad)
+
+
+def _cast(model: GPT, dtype: torch.dtype) -> GPT:
+    """Cast every parameter but those of norms, which are small and compute in fp32."""
+    kept = {p for module in model.modules() if isinstance(module, Norm) for p in module.parameters()}
+    for module in model.modules():
+        for name, param in list(module.named_parameters(recurse=False)):
+            if param.is_floating_point() and param not in kept:
+                _replace(module, name, param, dtype)
+    if model.config.tie_embeddings:
+        model.lm_head.weight = model.token_embedding.weight
+    return model
+
+
+def _replace(module: nn.Module, name: str, param: nn.Parameter, dtype: torch.dtype) -> None:
+    setattr(module, name, nn.Parameter(param.detach().to(dtype), requires_grad=param.requires_grad))
