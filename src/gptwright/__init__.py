@@ -3,7 +3,9 @@
 Nothing heavy is imported until a name is used: ``import gptwright`` loads neither torch nor numpy.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -64,6 +66,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+class _Face(ModuleType):
+    """Keeps ``gptwright.train`` the function, although importing the package of that name would put it here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
 
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """The settings as JSON Schema, for editors and for a golden file; and the differences of two settings."""
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ class _Writer:
         body = self.settings(component.Config, f"#/$defs/{slot.kind}.{name}/$defs/")
         properties = dict(body["properties"])
         kind = {"const": name, "description": properties.pop("type").get("description", "")}
-        described = {"description": component.__doc__} if component.__doc__ else {}
+        described = {"description": inspect.cleandoc(component.__doc__)} if component.__doc__ else {}
         return {**body, "title": name, **described, "properties": {"type": kind, **properties}}
 
 

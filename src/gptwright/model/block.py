@@ -6,14 +6,16 @@ stream itself (``x = norm(x); x = x + part(x)``), which would cut the path that 
 Shapes: B batch, T query positions, D d_model.
 """
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from gptwright.model.config import ModelConfig
 from gptwright.nn.base import Norm
 from gptwright.nn.state import Replay, State
 from gptwright.ops.sequence import Sequence
+
+if TYPE_CHECKING:
+    from gptwright.model.config import ModelConfig
 
 
 class Block(nn.Module):
@@ -25,7 +27,7 @@ class Block(nn.Module):
     feed_forward_norm: Norm
     feed_forward_post_norm: Norm
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(self, config: "ModelConfig", index: int) -> None:
         super().__init__()
         ctx = config.context(index)
         attention, feed_forward = config.layer(index)

@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Validat
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gptwright.config.base import Config
+from gptwright.errors import ConfigError
+from gptwright.model.count import count
 from gptwright.nn.base import LayerContext
 from gptwright.nn.slots import (
     FEED_FORWARD,
@@ -164,22 +166,16 @@ class ModelConfig(Config):
     def require_vocab_size(self) -> int:
         """Return ``vocab_size``, which must have been set by now."""
         if self.vocab_size is None:
-            from gptwright.errors import ConfigError
-
             raise ConfigError("model.vocab_size is not set; give it, or a tokenizer that does (data.tokenizer)")
         return self.vocab_size
 
     def num_params(self, *, non_embedding: bool = False) -> int:
         """Count parameters; ``non_embedding`` leaves out token and position tables, but not an untied head."""
-        from gptwright.model.count import count
-
         found = count(self)
         return found.params_non_embedding if non_embedding else found.params
 
     def active_params(self) -> int:
         """Count the parameters that one token passes through."""
-        from gptwright.model.count import count
-
         return count(self).active_params
 
     def flops_per_token(self, context: int | None = None, *, training: bool = True) -> int:
@@ -188,8 +184,6 @@ class ModelConfig(Config):
         The usual count: 6 for each active weight of each matrix and of the head, and 12 for each layer, head
         feature and key of softmax attention, causal or not (Chowdhery et al., 2022, appendix B).
         """
-        from gptwright.model.count import count
-
         found = count(self, context)
         return found.flops_per_token if training else found.flops_per_token // 3
 

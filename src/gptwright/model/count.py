@@ -1,10 +1,12 @@
 """What a model costs, from its settings alone."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptwright.model.block import norms_per_block
-from gptwright.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from gptwright.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Count:
     parts: list[Part] = field(default_factory=list)
 
 
-def count(config: ModelConfig, context: int | None = None) -> Count:
+def count(config: "ModelConfig", context: int | None = None) -> Count:
     """Count parameters, FLOPs and state of ``config`` at ``context`` keys (default ``max_seq_len``)."""
     context = context or config.max_seq_len
     ctx, vocab = config.context(0), config.require_vocab_size()
@@ -69,7 +71,7 @@ def count(config: ModelConfig, context: int | None = None) -> Count:
     )
 
 
-def _layer_parts(config: ModelConfig, context: int) -> list[Part]:
+def _layer_parts(config: "ModelConfig", context: int) -> list[Part]:
     """Count each kind of attention and feed-forward once, times the layers that use it."""
     rows: dict[tuple[str, str], list[Any]] = {}
     for index in range(config.n_layers):
@@ -78,7 +80,7 @@ def _layer_parts(config: ModelConfig, context: int) -> list[Part]:
     return [_part(config, slot, found, context) for (slot, _), found in rows.items()]
 
 
-def _part(config: ModelConfig, slot: str, found: list[Any], context: int) -> Part:
+def _part(config: "ModelConfig", slot: str, found: list[Any], context: int) -> Part:
     part, copies, ctx = found[0], len(found), config.context(0)
     return Part(
         slot,
@@ -90,7 +92,7 @@ def _part(config: ModelConfig, slot: str, found: list[Any], context: int) -> Par
     )
 
 
-def _norm_part(config: ModelConfig) -> Part:
+def _norm_part(config: "ModelConfig") -> Part:
     final = 0 if config.wiring == "post" else 1
     copies = norms_per_block(config.wiring) * config.n_layers + final
     params = copies * config.norm.num_params(config.context(0))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gptwright.errors import GptwrightError
 from gptwright.nn.state import State
 from gptwright.ops.sequence import Clock, Sequence
 
@@ -22,12 +23,13 @@ class ModelStates:
         self.plain = True
         zeros = torch.zeros(batch, dtype=torch.long, device=device)
         self._clock = Clock(zeros, zeros)
-        self._history: list[Sequence] = []
+        self._history: list[tuple[Tensor, Tensor]] = []  # positions and segments (B, T) of what was fed
 
     def describe(self, length: int, padding_mask: Tensor | None, segments: Tensor | None) -> Sequence:
         """Return the sequence of the next ``length`` tokens of every row."""
         device = self._clock.position.device
         if segments is not None:
+            self._refuse_returning(segments)
             return Sequence.packed(segments, after=self.clock)
         if padding_mask is not None and not bool(padding_mask.all()):
             return Sequence.padded(padding_mask, after=self.clock)
@@ -35,6 +37,17 @@ class ModelStates:
             return Sequence.plain(self.batch, length, start=self.length, device=device)
         real = torch.ones(self.batch, length, dtype=torch.bool, device=device)
         return Sequence.padded(real, after=self.clock)
+
+    def _refuse_returning(self, segments: Tensor) -> None:
+        history = self._plain_history() if self.plain else self._history
+        earlier = torch.cat([segment for _, segment in history], 1)
+        for row, (new, old, current) in enumerate(zip(segments, earlier, self.clock.segment, strict=True)):
+            again = new[torch.isin(new, old) & (new != current) & (new > 0)]
+            if len(again):
+                raise GptwrightError(
+                    f"row {row} of segments names document {int(again[0])} again after document {int(current)} has "
+                    "begun; give each document of a row one number, in one piece"
+                )
 
     @property
     def clock(self) -> Clock:
@@ -46,19 +59,19 @@ class ModelStates:
 
     def advance(self, seq: Sequence) -> None:
         """Move the clock past ``seq``, which the layers have just seen."""
-        if self.plain and seq.start == self.length:
-            self._history.append(seq)
-            self.length += len(seq)
-            return
-        before, after = self.clock, seq.clock()
-        seen = after.segment > 0
-        self.plain = False
-        self._clock = Clock(
-            torch.where(seen, after.position, before.position),
-            torch.where(seen, after.segment, before.segment),
-        )
-        self._history.append(seq)
+        if self.plain and seq.start != self.length:
+            self._clock, self._history = self.clock, self._plain_history()
+            self.plain = False
+        if not self.plain:
+            after = seq.clock()
+            seen = after.segment > 0
+            self._clock = Clock(*(torch.where(seen, new, old) for new, old in zip(after, self._clock, strict=True)))
+            self._history.append((seq.positions, seq.segments))
         self.length += len(seq)
+
+    def _plain_history(self) -> list[tuple[Tensor, Tensor]]:
+        seq = Sequence.plain(self.batch, self.length, device=self._clock.position.device)
+        return [(seq.positions, seq.segments)]
 
     def select(self, rows: Tensor | list[int]) -> "ModelStates":
         """Return the states of only these rows, in this order; a row may come twice."""
@@ -66,7 +79,7 @@ class ModelStates:
         chosen = ModelStates([layer.select(rows) for layer in self.layers], len(rows), rows.device)
         chosen.length, chosen.plain = self.length, self.plain
         chosen._clock = Clock(*(x[rows] for x in self._clock))
-        chosen._history = [Sequence(s.positions[rows], s.segments[rows], s.start, s.gapless) for s in self._history]
+        chosen._history = [(positions[rows], segments[rows]) for positions, segments in self._history]
         return chosen
 
     def truncate(self, length: int) -> None:
@@ -82,11 +95,9 @@ class ModelStates:
         if self.plain:
             self.length = length
             return
-        positions = torch.cat([seq.positions for seq in self._history], 1)[:, :length]
-        segments = torch.cat([seq.segments for seq in self._history], 1)[:, :length]
-        kept = Sequence(positions, segments)
-        self._history, self.length = [kept], length
-        self._clock = kept.clock() if length else Clock(*(torch.zeros_like(x) for x in self._clock))
+        positions, segments = (torch.cat(parts, 1)[:, :length] for parts in zip(*self._history, strict=True))
+        self._history, self.length = [(positions, segments)], length
+        self._clock = Sequence(positions, segments).clock() if length else Clock(*map(torch.zeros_like, self._clock))
 
     @property
     def nbytes(self) -> int:

@@ -148,6 +148,7 @@ class RingCache:
         self.positions = torch.zeros(batch, window + 1, dtype=torch.long, device=device)
         self.segments = torch.full((batch, window + 1), -1, dtype=torch.long, device=device)
         self.columns = torch.zeros_like(self.positions)
+        self.complete = True  # whether every real token fed so far is still here
         self.window, self.length = window, 0
 
     def append(self, k: Tensor, v: Tensor, seq: Sequence) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,6 +168,7 @@ class RingCache:
         from_end = left.flip(1).cumsum(1).flip(1)  # 1 at the last real token of the row
         kept = (left > 0) & (from_end <= self.window)
         begins = (seq.real & (seq.positions == 0)).any(1)  # what was kept of an earlier document is out of reach
+        self.complete = self.complete and not self._forgets(seq, kept, begins)
         self.segments[begins] = -1
         slots = torch.where(kept, seq.positions % self.window, self.window)  # (B, T)
         index = slots[:, None, :, None].expand_as(k)
@@ -179,13 +181,19 @@ class RingCache:
         self.segments[:, self.window] = -1
         self.length += len(seq)
 
+    def _forgets(self, seq: Sequence, kept: Tensor, begins: Tensor) -> bool:
+        if seq.start is not None:
+            return seq.start + len(seq) > self.window
+        lost = (seq.real & ~kept) | (seq.positions >= self.window)
+        return bool(lost.any()) or bool((begins & (self.segments > 0).any(1)).any())
+
     def select(self, rows: Tensor) -> "RingCache":
         """Return a cache of only these rows."""
         chosen = RingCache.__new__(RingCache)
         chosen.k, chosen.v = self.k[rows], self.v[rows]
         chosen.positions, chosen.segments = self.positions[rows], self.segments[rows]
         chosen.columns = self.columns[rows]
-        chosen.window, chosen.length = self.window, self.length
+        chosen.window, chosen.length, chosen.complete = self.window, self.length, self.complete
         return chosen
 
     def truncate(self, length: int) -> None:
@@ -193,7 +201,7 @@ class RingCache:
         check_truncation(length, self.length)
         if length == self.length:
             return
-        if self.length > self.window:
+        if not self.complete:
             raise Unsupported(
                 f"a window of {self.window} tokens has written over what it would need to go back from "
                 f"{self.length} to {length} tokens; start again from an empty state"

@@ -10,10 +10,16 @@ from torch import Tensor
 
 
 def route(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose experts: ``scores`` (N, E) fp32 -> weights (N, k) that sum to 1, experts (N, k), probabilities (N, E)."""
+    """Choose experts: ``scores`` (N, E) fp32 -> weights (N, k), experts (N, k) and probabilities (N, E).
+
+    Weights sum to 1, but a single expert keeps its probability: the constant 1 would teach the router nothing
+    (Fedus et al., 2021, section 2.1).
+    """
     probs = scores.softmax(-1)
     weights, chosen = probs.topk(top_k, dim=-1)
-    return weights / weights.sum(-1, keepdim=True), chosen, probs
+    if top_k > 1:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, chosen, probs
 
 
 def dispatch(x: Tensor, weights: Tensor, chosen: Tensor, experts: list[Callable[[Tensor], Tensor]]) -> Tensor:

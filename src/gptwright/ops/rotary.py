@@ -6,6 +6,8 @@ Llama use. Angles are computed in fp32 at any compute precision.
 Shapes: B batch, H heads, T positions, d head width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,33 @@ def rotary_angles(positions: Tensor, width: int, theta: float) -> tuple[Tensor, 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the feature pairs of ``x`` (B, H, T, d); cosines and sines broadcast, in the dtype of ``x``."""
+    """Turn the feature pairs of ``x`` (B, H, T, d); cosines and sines broadcast, in the dtype of ``x``.
+
+    Turning back is the gradient of turning, so nothing but the angles is kept for the backward pass.
+    """
+    return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
+
+
+def rotate_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Do what `rotate` does, as the formula is usually written."""
     low, high = x.chunk(2, -1)
     return x * cos + torch.cat((-high, low), -1) * sin
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out, half = x * cos, x.shape[-1] // 2
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin), None, None

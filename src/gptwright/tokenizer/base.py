@@ -104,9 +104,13 @@ class Tokenizer(Component, ABC):
         for name, content in {**self.contents(), KIND_FILE: write_json(kind)}.items():
             (folder / name).write_bytes(content)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """The sha256 (hex) of the kind and of everything that `save` writes about what was learnt."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(self.type_name().encode())
         for name, content in sorted(self.contents().items()):
             digest.update(f"\0{name}\0{len(content)}\0".encode() + content)

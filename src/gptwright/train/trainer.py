@@ -10,6 +10,7 @@ import torch
 from gptwright.errors import CheckpointError, GptwrightError
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score
+from gptwright.ops.memory import kept_memory
 from gptwright.ops.precision import Precision, choose, peak_flops
 from gptwright.train import checkpoint as checkpoints
 from gptwright.train.checkpoint import Checkpoint
@@ -96,7 +97,7 @@ class Trainer:
         self.display.phase("")
         self.display.step = self.step
         steps = self.config.train.steps
-        with StopSignals() as signals, self.precision.scope():
+        with StopSignals() as signals, self.precision.scope(), kept_memory():
             self._peak = peak_flops(self.precision, self.data.device)
             while self.step < steps and signals.received is None:
                 self._advance()

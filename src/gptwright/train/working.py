@@ -8,10 +8,9 @@ Casting once a step costs one pass over the weights; autocast would cast them fo
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptwright.model.gpt import GPT
-from gptwright.nn.base import Norm
 
 
 class WorkingCopy:
@@ -19,7 +18,7 @@ class WorkingCopy:
 
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         self.master = master
-        self.model = master if dtype == torch.float32 else _cast(copy.deepcopy(master), dtype)
+        self.model = master if dtype == torch.float32 else copy.deepcopy(master).to(dtype)
         self._masters = [p for p in master.parameters() if p.requires_grad]
         self._twins = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -42,19 +41,3 @@ class WorkingCopy:
 
 def _added(total: Tensor | None, grad: Tensor) -> Tensor:
     return grad.float() if total is None else total.add_(grad)
-
-
-def _cast(model: GPT, dtype: torch.dtype) -> GPT:
-    """Cast every parameter but those of norms, which are small and compute in fp32."""
-    kept = {p for module in model.modules() if isinstance(module, Norm) for p in module.parameters()}
-    for module in model.modules():
-        for name, param in list(module.named_parameters(recurse=False)):
-            if param.is_floating_point() and param not in kept:
-                _replace(module, name, param, dtype)
-    if model.config.tie_embeddings:
-        model.lm_head.weight = model.token_embedding.weight
-    return model
-
-
-def _replace(module: nn.Module, name: str, param: nn.Parameter, dtype: torch.dtype) -> None:
-    setattr(module, name, nn.Parameter(param.detach().to(dtype), requires_grad=param.requires_grad))

@@ -30,9 +30,9 @@ class Local(HeadAttention):
             return super().mixing_flops(ctx, min(context, self.window))
 
         def state_bytes(self, ctx: LayerContext, length: int, element_size: int = 4) -> int:
-            """Count the bytes of the ring, which is full from the start."""
+            """Count the bytes of the ring, which has all its places from the start, and a spare one."""
             del length
-            return super().state_bytes(ctx, self.window, element_size)
+            return super().state_bytes(ctx, self.window + 1, element_size)
 
     def init_state(self, batch: int, length: int, *, device: Any = None, dtype: torch.dtype | None = None) -> RingCache:
         """Return an empty ring of ``window`` tokens, whatever the length."""

@@ -29,7 +29,5 @@ class LayerNorm(Norm):
         self.bias = nn.Parameter(torch.zeros(self.width)) if ctx.use_bias(config.bias) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (..., width), computing in fp32."""
-        if x.dtype == self.weight.dtype:
-            return F.layer_norm(x, (self.width,), self.weight, self.bias, self.config.eps)
-        return F.layer_norm(x.float(), (self.width,), self.weight, self.bias, self.config.eps).to(x.dtype)
+        """Normalise ``x`` (..., width); the kernel sums and divides in fp32 at any precision."""
+        return F.layer_norm(x, (self.width,), self.weight, self.bias, self.config.eps)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from gptwright.nn.base import LayerContext, Norm
+from gptwright.ops.norm import rms_norm
 
 
 class RMSNorm(Norm):
@@ -28,5 +28,5 @@ class RMSNorm(Norm):
         self.weight = nn.Parameter(torch.ones(self.width)) if config.scale else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (..., width), computing in fp32."""
-        return F.rms_norm(x.float(), (self.width,), self.weight, self.config.eps).to(x.dtype)
+        """Normalise ``x`` (..., width), with the mean square in fp32 at any precision."""
+        return rms_norm(x, self.weight, self.config.eps)

@@ -1,0 +1,102 @@
+"""Time to a validation loss of 1.88 on tiny Shakespeare: our recipe against a classic one.
+
+The classic side is ``configs/shakespeare-char-classic.yaml``, a published quick CPU recipe, trained in plain
+eager fp32: torch's fused attention, unblocked, no low-precision copy of the weights, torch's own AdamW
+and no speed path of ours. Ours is ``configs/shakespeare-char.yaml`` as anybody runs it. The sides run one
+after the other, several rounds; every evaluation covers the whole validation split and is not timed.
+
+    python benchmarks/shakespeare.py tinyshakespeare.txt [--rounds 2] [--out FILE.json]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import describe_machine, spread
+
+import gptwright as gw
+from gptwright.model.gpt import GPT
+from gptwright.ops import attention as attention_op
+from gptwright.train.data import RunData, with_vocabulary
+from gptwright.train.settings import read_settings
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+TARGET = 1.88
+
+
+def classic(source: str) -> dict[str, float]:
+    """Train the classic recipe in a plain loop; return its time and final validation loss."""
+    config = read_settings(CONFIGS / "shakespeare-char-classic.yaml", [f"data.source={source}"]).config
+    data = RunData.open(config, torch.device("cpu"))
+    config = data.config = with_vocabulary(config, data.tokenizer)
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model)
+    settings = config.optim.to_dict()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings["lr"], betas=tuple(settings["betas"]))
+    schedule = config.build_schedule()
+    unblocked, attention_op.suits_blocks = attention_op.suits_blocks, lambda q: False
+    began = time.perf_counter()
+    try:
+        for step in range(config.train.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings["lr"] * schedule.scale(step)
+            inputs, targets = data.batch(step)
+            gw.loss(model(inputs), targets).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+    finally:
+        attention_op.suits_blocks = unblocked
+    return {"seconds": seconds, "val_loss": data.validate(model).loss}
+
+
+def ours(source: str, folder: Path) -> dict[str, float]:
+    """Train our recipe; return the time at which it first evaluated at the target, and its end."""
+    run = gw.train(
+        CONFIGS / "shakespeare-char.yaml",
+        {"data.source": source, "train.trackers": [], "train.sample_tokens": 0},
+        run=folder,
+        progress=False,
+    )
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    reached = [row["train_seconds"] for row in rows if row.get("val_loss", TARGET + 1) <= TARGET]
+    return {
+        "seconds_to_target": reached[0] if reached else float("inf"),
+        "seconds": run.train_seconds,
+        "val_loss": run.val_loss,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", help="tinyshakespeare.txt")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows: dict[str, list[dict[str, float]]] = {"classic": [], "gptwright": []}
+    for number in range(args.rounds):
+        rows["classic"].append(classic(args.source))
+        print(f"classic    {rows['classic'][-1]}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            rows["gptwright"].append(ours(args.source, Path(folder) / f"run-{number}"))
+        print(f"gptwright  {rows['gptwright'][-1]}", flush=True)
+    classic_seconds = spread([row["seconds"] for row in rows["classic"]])["median"]
+    our_seconds = spread([row["seconds_to_target"] for row in rows["gptwright"]])["median"]
+    print(
+        f"classic: {classic_seconds:.1f} s for all its steps; ours to {TARGET}: {our_seconds:.1f} s; "
+        f"share {our_seconds / classic_seconds:.3f} (must be at most 0.333)"
+    )
+    if args.out:
+        result = {"machine": describe_machine(), "target": TARGET, "rows": rows, "share": our_seconds / classic_seconds}
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""`gptwright data`: text becomes token shards, and what such a folder holds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptwright.cli.output import (
+    JsonOption,
+    OverridesArgument,
+    QuietOption,
+    data_progress,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    write,
+)
+from gptwright.cli.settings import PRESETS, resolve
+
+if TYPE_CHECKING:
+    from gptwright.data.config import DataConfig
+    from gptwright.data.index import SplitIndex
+    from gptwright.data.shards import Prepared
+
+command = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+
+
+@command.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG_OR_SOURCE",
+            help="A YAML file with data:, or the text itself: a file, a folder, hf:owner/name, python-docs, stdlib.",
+        ),
+    ],
+    overrides: OverridesArgument = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="KIND", help="byte, char or bpe; the same as data.tokenizer.type=KIND.")
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of bpe; the same as data.tokenizer.vocab_size=N.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to put it. [default: the cache, where train finds it]")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn text into hashed shards of token ids; train does it by itself when it has not been done."""
+    config = _data_config(source, [*(overrides or ()), *_as_settings(tokenizer, vocab_size)])
+    from gptwright.data.prepare import prepare as make
+    from gptwright.tokenizer.load import make_tokenizer
+
+    with data_progress(quiet=quiet) as progress:
+        prepared = make(config, make_tokenizer=make_tokenizer, folder=out, progress=progress)
+    _show(prepared, as_json=as_json)
+
+
+@command.command()
+def info(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `data prepare` made.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every shard of prepared data against its hash, and say what it holds."""
+    from gptwright.data.shards import Prepared
+
+    _show(Prepared.open(folder), as_json=as_json)
+
+
+def _as_settings(tokenizer: str | None, vocab_size: int | None) -> list[str]:
+    given = {"type": tokenizer, "vocab_size": vocab_size}
+    return [f"data.tokenizer.{key}={value}" for key, value in given.items() if value is not None]
+
+
+def _data_config(source: str, overrides: list[str]) -> "DataConfig":
+    """Return the data settings of a YAML file or preset, or of a bare source with the settings given."""
+    if Path(source).suffix in (".yaml", ".yml"):
+        return resolve(source, overrides).config.require_data()
+    from gptwright.config.base import Config
+    from gptwright.config.load import load
+    from gptwright.data.config import DataConfig
+
+    class Alone(Config):
+        """Settings of data without a model."""
+
+        data: DataConfig
+
+    found = load(Alone, None, [f"data.source={json.dumps(source)}", *overrides], search=[PRESETS])
+    for note in found.notes:
+        say(f"note: {note}")
+    return found.config.data
+
+
+def _show(prepared: "Prepared", *, as_json: bool) -> None:
+    facts = _facts(prepared)
+    if as_json:
+        print_json(facts)
+        return
+    names = ("tokens", "bytes", "characters", "documents", "shards")
+    rows = [(name, *(f"{part[each]:,}" for each in names)) for name, part in facts["splits"].items()]
+    print_table(("split", *names), rows)
+    write("\n")
+    print_facts(
+        [
+            ("source", facts["source"]),
+            ("tokenizer", f"{facts['tokenizer']}, {facts['vocab_size']:,} tokens"),
+            ("bytes per token", f"{facts['bytes_per_token']:.3f}"),
+            ("folder", facts["folder"]),
+        ]
+    )
+    for note in facts["notes"]:
+        say(f"note: {note}")
+
+
+def _facts(prepared: "Prepared") -> dict[str, Any]:
+    index = prepared.index
+    splits = {"train": prepared.train, "val": prepared.val}
+    tokens, size = (sum(getattr(part, name) for part in splits.values()) for name in ("tokens", "bytes"))
+    return {
+        "folder": str(prepared.folder),
+        "source": str(index.source.get("source", "")),
+        "notes": list(index.source.get("notes", ())),
+        "tokenizer": index.tokenizer.type,
+        "vocab_size": index.tokenizer.vocab_size,
+        "bytes_per_token": size / tokens,
+        "fingerprint": prepared.fingerprint,
+        "splits": {name: _split_facts(part) for name, part in splits.items()},
+    }
+
+
+def _split_facts(part: "SplitIndex") -> dict[str, int]:
+    return {**part.model_dump(exclude={"shards"}), "shards": len(part.shards)}

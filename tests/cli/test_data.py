@@ -1,0 +1,65 @@
+import os
+
+import pytest
+
+
+def test_prepare_a_bare_source(gptwright, workshop):
+    done = gptwright("data", "prepare", "text.txt", "--tokenizer", "bpe", "--vocab-size", 300, "--out", "made")
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines()]
+    assert rows[0] == ["split", "tokens", "bytes", "characters", "documents", "shards"]
+    assert rows[1][0] == "train"
+    assert rows[1][2:] == ["3,888", "3,888", "1", "1"]
+    assert ["folder", "made"] in rows
+    assert "index.json" in os.listdir("made")
+    assert done.err.splitlines() == ["reading", "learning the tokenizer", "tokenizing"]
+
+
+def test_info_tells_the_same(gptwright):
+    made = gptwright("data", "prepare", "text.txt", "data.tokenizer.type=char", "--out", "made", "--json", "--quiet")
+    assert made.err == ""
+    assert gptwright("data", "info", "made", "--json").json == made.json
+    assert (made.json["tokenizer"], made.json["vocab_size"], made.json["bytes_per_token"]) == ("char", 20, 1.0)
+    assert made.json["splits"]["val"]["tokens"] == 432
+    assert (
+        gptwright("data", "info", "made").out
+        == gptwright("data", "prepare", "text.txt", "--tokenizer", "char", "--out", "made").out
+    )
+
+
+def test_what_is_prepared_is_what_train_uses(gptwright, workshop, monkeypatch):
+    monkeypatch.setenv("GPTWRIGHT_CACHE", str(workshop / "cache"))
+    done = gptwright("data", "prepare", "tiny.yaml", "--json")
+    before = sorted(os.listdir(workshop / "cache" / "data"))
+    assert done.json["folder"].endswith(before[0])
+    assert gptwright("train", "tiny.yaml", "--quiet").code == 0
+    assert sorted(os.listdir(workshop / "cache" / "data")) == before
+
+
+def test_settings_win_over_the_file(gptwright):
+    done = gptwright("data", "prepare", "tiny.yaml", "data.val_fraction=0.5", "--tokenizer", "byte", "--json")
+    assert done.json["tokenizer"] == "byte"
+    assert done.json["splits"]["val"]["tokens"] == 2160
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["prepare", "nothing.txt"], "data.source 'nothing.txt' does not exist"),
+        (["prepare", "nothing.yaml"], "there is no file 'nothing.yaml'"),
+        (
+            ["prepare", "text.txt", "--tokenizer", "bpee"],
+            "data.tokenizer: unknown tokenizer 'bpee'; did you mean 'bpe'?",
+        ),
+        (["prepare", "text.txt", "--tokenizer", "char", "--vocab-size", "9"], "data.tokenizer.vocab_size: unknown key"),
+        (["prepare", "text.txt", "--tokenizer", "bpe", "--vocab-size", "9"], "data.tokenizer.vocab_size: must be"),
+        (["prepare", "tiny.yaml", "data=null"], "data is not set, and training needs a source"),
+        (["info", "."], ". holds no prepared data"),
+        (["info", "nothing"], "nothing holds no prepared data"),
+    ],
+)
+def test_a_mistake_is_one_sentence(gptwright, arguments, sentence):
+    done = gptwright("data", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: {sentence}")
+    assert done.err.count("\n") == 1
