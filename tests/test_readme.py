@@ -68,6 +68,7 @@ def _type(words, line, capsys):
         case []:
             return
         case ["gptwright", *arguments]:
+            capsys.readouterr()  # what earlier commands said
             code = main(_tiny(arguments))
             assert code == 0, f"{line}\n{capsys.readouterr().err}"
         case ["make", target, *_]:

@@ -1,6 +1,8 @@
 """A small world to type commands in: a text, settings that train in a second, and a run that has been trained."""
 
 import json
+import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +10,10 @@ from typing import Any
 
 import pytest
 
+import gptwright as package
 from gptwright.cli.main import main
 
+SOURCE = Path(package.__file__).parents[1]
 TEXT = "The cat sat on the mat. A dog barked at the old moon.\n" * 80
 
 SETTINGS = """\
@@ -46,6 +50,7 @@ def workshop(tmp_path, monkeypatch, cache):
     monkeypatch.setenv("GPTWRIGHT_CACHE", str(cache))
     monkeypatch.delenv("GPTWRIGHT_DEBUG", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
@@ -81,3 +86,14 @@ def gptwright(workshop, capsys):
         return Done(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def commands():
+    """Return a function that finds the commands which a text says to type, each as its arguments."""
+
+    def find(text: str) -> list[list[str]]:
+        lines = [line.strip() for line in re.sub(r"\\\n *", "", text).splitlines()]
+        return [shlex.split(line.split("   ")[0])[1:] for line in lines if line.startswith("gptwright ")]
+
+    return find

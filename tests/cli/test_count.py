@@ -24,7 +24,7 @@ def test_people_read_a_table_and_totals(gptwright):
 
 
 def test_settings_win_over_the_file(gptwright):
-    assert gptwright("count", "gpt2-124m", "model.n_layers=1", "--json").json["params"] == 46_472_448
+    assert gptwright("count", "gpt2-124m", "model.n_layers=1", "--json").json["params"] == 46_473_216
 
 
 def test_the_context_changes_flops_and_state(gptwright):

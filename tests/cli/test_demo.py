@@ -1,16 +1,10 @@
 import os
-import shlex
 
 from gptwright.cli.demo import fresh
 from gptwright.cli.settings import resolve
 
 
-def commands(text):
-    lines = [line.strip() for line in text.replace("\\\n", "").splitlines()]
-    return [shlex.split(line.split("   ")[0])[1:] for line in lines if line.startswith("gptwright ")]
-
-
-def test_it_trains_shows_and_says_how_to_go_on(gptwright, workshop):
+def test_it_trains_shows_and_says_how_to_go_on(gptwright, workshop, commands):
     done = gptwright("demo", "--steps", 2)
     assert (done.code, done.out) == (0, ""), done.err
     assert "learns from python-docs for 2 steps" in done.err

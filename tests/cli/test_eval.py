@@ -37,7 +37,7 @@ def test_another_text(gptwright, trained, workshop):
     [
         (["runs/nothing"], "there is no folder runs/nothing; give a run folder such as runs/demo"),
         (["runs"], "runs is not a run: it has no config.yaml"),
-        (["runs/tiny", "--split", "test"], "invalid value for '--split': 'test' is not one of 'val', 'train'"),
+        (["runs/tiny", "--split", "test"], "--split is 'test' and must be val or train"),
         (["runs/tiny", "--data", "nothing.txt"], "data.source 'nothing.txt' does not exist"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import gptwright as gw
 
-from .parts import tokens
+from .parts import fresh, tokens
 
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest value."""
@@ -182,8 +182,7 @@ def everything_learns(model: gw.GPT) -> None:
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     idle = {name for name, _ in model.named_parameters()}
     for seed in range(6):  # a router may leave out an expert as one model begins, not as all do
-        torch.manual_seed(seed)
-        found = gradients(gw.GPT(model.config).eval(), ids, everywhere)
+        found = gradients(fresh(model.config, seed), ids, everywhere)
         largest = max(float(grad.abs().max()) for grad in found.values())
         idle -= {name for name, grad in found.items() if float(grad.abs().max()) > 1e-5 * largest}
         if not idle:

@@ -130,10 +130,14 @@ def as_params(found: Iterable[Any]) -> list[Any]:
 
 def build(settings: Settings, *, seed: int = 0, **more: Any) -> gw.GPT:
     """Return a small model in eval mode; anything that ``settings`` leave out is plain."""
+    return fresh(gw.ModelConfig.from_dict(json.loads(json.dumps({**BASE, **settings, **more}))), seed)
+
+
+def fresh(config: gw.ModelConfig, seed: int) -> gw.GPT:
+    """Return a model whose vectors do not begin at zero and one: there, mistakes hide."""
     torch.manual_seed(seed)
-    config = gw.ModelConfig.from_dict(json.loads(json.dumps({**BASE, **settings, **more})))
     model = gw.GPT(config)
-    with torch.no_grad():  # what begins at one or zero must not hide a mistake
+    with torch.no_grad():
         for param in model.parameters():
             if param.ndim < 2:
                 param += 0.1 * torch.randn_like(param)

@@ -22,7 +22,7 @@ def command(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, a preset or a run folder.")],
     overrides: OverridesArgument = None,
     context: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens looked back on. [default: model.max_seq_len]")
+        int | None, typer.Option(metavar="N", help="Tokens looked back on. Default: model.max_seq_len.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -44,7 +44,7 @@ def prepare(
         int | None, typer.Option(metavar="N", help="Tokens of bpe; the same as data.tokenizer.vocab_size=N.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to put it. [default: the cache, where train finds it]")
+        Path | None, typer.Option(metavar="DIR", help="Where to put it. Default: the cache, where train finds it.")
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

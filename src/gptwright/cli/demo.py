@@ -20,7 +20,8 @@ FOLDER = Path("runs/demo")
 
 def command(
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="The run folder. [default: runs/demo, or demo-2 ...]")
+        Path | None,
+        typer.Option("--run", metavar="DIR", help="The run folder. Default: runs/demo, or a new name beside it."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of those of a minute.")] = None,
     as_json: JsonOption = False,

@@ -32,14 +32,14 @@ class Written:
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")],
     prompt: Annotated[
-        str | None, typer.Option(help="The text to continue; - reads it from stdin. [default: begin a new document]")
+        str | None, typer.Option(help="The text to continue; - reads it from stdin. Default: begin a new document.")
     ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read the prompt from a file; - is stdin.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 200,
     temperature: Annotated[
-        float | None, typer.Option(help="Below 1 is safer, above 1 is bolder, 0 takes the likeliest. [default: 0.8]")
+        float | None, typer.Option(help="Below 1 is safer, above 1 is bolder, 0 takes the likeliest. Default: 0.8.")
     ] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among this many likeliest tokens.")] = None,
     top_p: Annotated[

@@ -70,11 +70,9 @@ def print_facts(rows: Sequence[tuple[str, str]]) -> None:
 
 def size(count: float) -> str:
     """Return a number of bytes in the unit that suits it: `498 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
+    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+    place = next((n for n in range(len(units)) if count < 999.5 * 1000**n), len(units) - 1)
+    return f"{count / 1000**place:.3g} {units[place]}"
 
 
 @contextmanager
@@ -87,6 +85,7 @@ def data_progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int | 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
         yield _bar_a_stage(bars)
+        _fill(bars)
 
 
 def _line_a_stage(quiet: bool) -> Callable[[str, int, int | None], None]:
@@ -106,10 +105,17 @@ def _bar_a_stage(bars: Progress) -> Callable[[str, int, int | None], None]:
 
     def tell(stage: str, done: int, total: int | None) -> None:
         if stage not in tasks:
+            _fill(bars)
             tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total)
         bars.update(tasks[stage], completed=done, total=total)
 
     return tell
+
+
+def _fill(bars: Progress) -> None:
+    """Show every stage so far as done: a later one has begun, or all is well."""
+    for task in bars.tasks:
+        bars.update(task.id, total=max(1, task.completed), completed=max(1, task.completed))
 
 
 def _plain(value: Any) -> Any:

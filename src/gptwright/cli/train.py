@@ -23,11 +23,11 @@ _CURVE_WIDTH = 78
 
 def command(
     config: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file or a preset; not needed with --resume.")
+        str | None, typer.Argument(metavar="CONFIG", help="A YAML file or a preset; not needed with --resume.")
     ] = None,
     overrides: OverridesArgument = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="The run folder. [default: runs/<name of CONFIG>]")
+        Path | None, typer.Option("--run", metavar="DIR", help="The run folder. Default: runs/<name of CONFIG>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
     as_json: JsonOption = False,

@@ -13,6 +13,7 @@ from gptwright.data.shards import Prepared, TokenStream
 from gptwright.errors import ConfigError
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score, summed_loss
+from gptwright.ops.precision import choose
 from gptwright.tokenizer.load import make_tokenizer
 
 BATCH_TOKENS = 16384
@@ -23,6 +24,8 @@ def evaluate(
     model: GPT, *, data: dict[str, Any] | None = None, split: str = "val", progress: Progress | None = None
 ) -> Score:
     """Score ``model``, which `gptwright.load` returned, on the whole validation split of its run's data.
+
+    It computes in the precision that the run trained in, so it repeats the run's own validation.
 
     Args:
         model: a loaded model; its ``settings`` name the data and its ``tokenizer`` reads it.
@@ -36,7 +39,10 @@ def evaluate(
     prepared = _prepared(model, data, progress)
     stream = prepared.split("train" if split == "train" else "val")
     counts = prepared.train if split == "train" else prepared.val
-    nats, tokens = summed_loss(model, _batches(model, stream))
+    precision = model.precision or choose("fp32", model.device)
+    with precision.scope():
+        scored = model if precision.compute_dtype == torch.float32 else model.twin(precision.compute_dtype)
+        nats, tokens = summed_loss(scored, _batches(model, stream))
     first = len(model.tokenizer.token_bytes(int(stream.read(0, 1)[0])))  # predicted by nothing
     return Score.of(nats, tokens, counts.bytes - first)
 

@@ -47,7 +47,7 @@ def generate(
 
 
 def stream(model: GPT, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """Yield the continuation of ``prompt`` piece by piece, each of whole characters."""
+    """Yield the continuation of ``prompt``: a piece a token, of whole characters or empty, then what was left over."""
     check_sampling(sampling.max_new_tokens, sampling.temperature, sampling.top_k, sampling.top_p)
     tokenizer = _tokenizer(model)
     ids = encode_prompt(model, prompt)

@@ -3,6 +3,7 @@
 Shapes: B batch, T query positions, D d_model, V vocabulary.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from gptwright.model.config import ModelConfig
 from gptwright.model.decode import generate_ids
 from gptwright.model.init import initialise
 from gptwright.model.states import ModelStates
+from gptwright.ops.precision import Precision
 from gptwright.ops.sequence import Sequence
 
 
@@ -28,6 +30,8 @@ class GPT(nn.Module):
         """The run's tokenizer, when the model was loaded from one that has it."""
         self.settings: Any = None
         """The settings of the run that the model was loaded from, with its data."""
+        self.precision: Precision | None = None
+        """The precision that the run computed in."""
         self.token_embedding = nn.Embedding(config.require_vocab_size(), config.d_model)
         self.position = config.position.build(config.context(0))
         self.dropout = nn.Dropout(config.dropout)
@@ -106,6 +110,11 @@ class GPT(nn.Module):
     def generate(self, input_ids: Tensor, max_new_tokens: int = 50, **sampling: Any) -> Tensor:
         """Continue ``input_ids`` (B, T) and return them with the new tokens; see `model.decode.generate_ids`."""
         return generate_ids(self, input_ids, max_new_tokens, **sampling)
+
+    def twin(self, dtype: torch.dtype) -> "GPT":
+        """Return a copy of this model with its weights in ``dtype``."""
+        shared = {id(x): x for x in (self.tokenizer, self.settings, self.precision)}
+        return copy.deepcopy(self, shared).to(dtype)
 
     def num_params(self, *, non_embedding: bool = False) -> int:
         """Count parameters, shared ones once; ``non_embedding`` leaves out the token and position tables."""

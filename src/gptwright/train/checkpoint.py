@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gptwright.errors import CheckpointError
-from gptwright.ops.precision import Precision, choose
+from gptwright.ops.precision import Precision
 
 MANIFEST = "manifest.json"
 
@@ -39,12 +39,11 @@ class Checkpoint:
         """Return the plain part: step, tokens, seconds, and what else the run counted."""
         return json.loads((self.folder / "state.json").read_text("utf-8"))
 
-    def precision(self, chosen: Precision) -> Precision:
+    def precision(self) -> Precision:
         """Return the precision that the run began with: ``auto`` is decided once, by the machine it began on."""
         saved = self.state()["precision"]
-        if saved == {"name": chosen.name, "float32_matmul": chosen.float32_matmul}:
-            return chosen
-        return replace(choose(saved["name"]), float32_matmul=saved["float32_matmul"], reason="as the run began")
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[saved["name"]]
+        return Precision(saved["name"], dtype, saved["float32_matmul"], "as the run began")
 
     def restore_weights(self, model: nn.Module) -> None:
         """Put the saved weights into ``model``.

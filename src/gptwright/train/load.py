@@ -28,7 +28,7 @@ def load(path: str | Path, *, trust_code: bool = False, device: Any = None) -> G
     config = read_settings(found.folder / CONFIG, trust_code=trust_code).config
     model = GPT(config.model)
     found.restore_weights(model)
-    model.settings = config
+    model.settings, model.precision = config, found.precision()
     tokenizer = found.folder / "tokenizer"
     if tokenizer.is_dir():
         model.tokenizer = load_tokenizer(tokenizer, trust_code=trust_code)

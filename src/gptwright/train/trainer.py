@@ -81,10 +81,9 @@ class Trainer:
         data = RunData.open(config, device, lambda stage, done, total: display.phase(_stage(stage, done, total)))
         config = data.config = with_vocabulary(config, data.tokenizer)
         found = folder.checkpoint_for(config, display.warning) if resume else None
-        precision = choose(config.train.precision, device)
         if found is not None:
             _refuse_other_data(folder, found, data)
-            precision = found.precision(precision)
+        precision = found.precision() if found is not None else choose(config.train.precision, device)
         trainer = cls(config, folder, data, display, precision)
         if found is not None:
             trainer._restore(found)

@@ -5,8 +5,6 @@ Casting once a step costs one pass over the weights; autocast would cast them fo
 (Micikevicius et al., 2018, https://arxiv.org/abs/1710.03740).
 """
 
-import copy
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ class WorkingCopy:
 
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         self.master = master
-        self.model = master if dtype == torch.float32 else copy.deepcopy(master).to(dtype)
+        self.model = master if dtype == torch.float32 else master.twin(dtype)
         self._masters = [p for p in master.parameters() if p.requires_grad]
         self._twins = [p for p in self.model.parameters() if p.requires_grad]
 
