@@ -2,12 +2,15 @@
 
 import copy
 import hashlib
+import io
 import json
 import os
 import random
+import re
 import signal
-import threading
-import time
+import subprocess
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,19 @@ def settings(book: Path, changes: dict[str, Any] | None = None) -> dict[str, Any
     return found
 
 
+def python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a Python of its own, in ``folder``, that finds this gptwright and nothing else of ours."""
+    home = str(Path(gw.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": home, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def train(config: Any, folder: Path, **how: Any) -> gw.train:
     """Train quietly."""
     return gw.train(config, run=folder, progress=False, **how)
@@ -100,24 +116,33 @@ def assert_same_runs(first: Path, second: Path) -> None:
         assert last[0][key] == last[1][key], key
 
 
-def signal_at(folder: Path, step: int, number: signal.Signals = signal.SIGTERM, pid: int | None = None) -> None:
-    """Send a signal to a process (this one) as soon as its run in ``folder`` has logged ``step``."""
-    threading.Thread(target=_watch, args=(folder, step, number, pid or os.getpid()), daemon=True).start()
-
-
-def _watch(folder: Path, step: int, number: signal.Signals, pid: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        if reached(folder) >= step:
-            os.kill(pid, number)
-            return
-        time.sleep(0.0005)
-
-
 def reached(folder: Path) -> int:
-    """Return the last step logged so far, 0 before any."""
+    """Return the last step that a run has logged so far, 0 before any."""
     try:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[-1])["step"]
     except (OSError, ValueError, IndexError):
         return 0
+
+
+class _Stopper(io.StringIO):
+    """A stderr that sends this process a signal the moment a step is shown on it."""
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        super().__init__()
+        self.step, self.number = step, number
+
+    def write(self, shown: str) -> int:
+        step = re.match(r"step +(\d+)/", shown)
+        if step and int(step[1]) == self.step:
+            self.step = -1
+            os.kill(os.getpid(), self.number)
+        return super().write(shown)
+
+
+def train_until(step: int, config: Any, folder: Path, number: signal.Signals = signal.SIGTERM, **how: Any) -> Any:
+    """Train until a signal comes at ``step``, which must be logged."""
+    with redirect_stderr(_Stopper(step, number)):
+        result = gw.train(config, run=folder, **how)
+    assert (result.step, result.interrupted) == (step, True)
+    return result

@@ -67,6 +67,11 @@ SETTINGS_MISTAKES = {
         "the train split has 4 tokens, and one window of context 16 with its target needs 17: give more text, lower "
         "model.max_seq_len, or change data.val_fraction",
     ),
+    "validation split shorter than one context": (
+        ["data.val_fraction=0.001"],
+        "the validation split has 5 tokens, and one window of context 16 with its target needs 17: give more text, "
+        "lower model.max_seq_len, or change data.val_fraction",
+    ),
     "warm-up longer than the run": (
         ["schedule.warmup_steps=9"],
         "schedule.warmup_steps is 9 but the run has 4 steps: a warm-up must fit into the run",

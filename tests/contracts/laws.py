@@ -173,7 +173,9 @@ def gradients_ignore_neighbours(model: gw.GPT) -> None:
             expected = torch.stack([each[name] for each in alone]).sum(0)
             finite(grad, f"{what} gradient of {name}")
             worst = float((grad - expected).abs().max()) / max(scale, float(expected.abs().max()))
-            assert worst <= GRADIENT_TOLERANCE, f"{what} gradient of {name} differs from the documents' own by {worst:.1e}"
+            assert worst <= GRADIENT_TOLERANCE, (
+                f"{what} gradient of {name} differs from the documents' own by {worst:.1e}"
+            )
 
 
 def everything_learns(model: gw.GPT) -> None:

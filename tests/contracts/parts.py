@@ -116,9 +116,12 @@ def combinations() -> list[Settings]:
 def product() -> Iterator[tuple[Settings, Settings, list[Settings]]]:
     """Yield the full product, in groups of one attention and one feed-forward."""
     found = axes()
-    rest = [dict(zip(("norm", "position", "wiring"), row, strict=True)) for row in itertools.product(
-        examples("norm", first_only=True), examples("position", first_only=True), found["wiring"]
-    )]
+    rest = [
+        dict(zip(("norm", "position", "wiring"), row, strict=True))
+        for row in itertools.product(
+            examples("norm", first_only=True), examples("position", first_only=True), found["wiring"]
+        )
+    ]
     for attention, feed_forward in itertools.product(found["attention"], found["feed_forward"]):
         yield attention, feed_forward, rest
 

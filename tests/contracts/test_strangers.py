@@ -1,13 +1,12 @@
 """Attentions from outside, named in YAML, go through a run like ours: train, resume, load, generate, evaluate."""
 
-import subprocess
-import sys
 from textwrap import dedent
 
 import pytest
 
 import gptwright as gw
 
+from ..tiny import python
 from . import strangers
 from .parts import STRANGERS, label
 
@@ -54,18 +53,18 @@ def test_a_file_beside_the_settings_is_found_from_elsewhere(tmp_path):
     config = run_file(folder, {"type": "my_file:MyAttention", "heads": 2})
     code = dedent(f"""
         import gptwright as gw
-        gw.train({config!r}, run={str(folder / "runs")!r}, progress=False)
+        gw.train({config!r}, run={str(folder / "r")!r}, progress=False)
         try:
-            gw.load({str(folder / "runs")!r})
+            gw.load({str(folder / "r")!r})
         except gw.ConfigError as error:
             print(error)
-        gw.load({str(folder / "runs")!r}, trust_code=True)
+        gw.load({str(folder / "r")!r}, trust_code=True)
     """)
-    environment = {"GPTWRIGHT_CACHE": str(tmp_path / "cache"), "PATH": "", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "would import code named by a saved folder" in done.stdout
-    assert "trust_code=True" in done.stdout
+    process = python(code, tmp_path)
+    out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "would import code named by a saved folder" in out
+    assert "trust_code=True" in out
 
 
 @pytest.mark.parametrize(

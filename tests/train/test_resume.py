@@ -9,7 +9,7 @@ import torch
 import gptwright as gw
 
 from .. import tiny
-from ..tiny import assert_same_runs, curve, signal_at, train
+from ..tiny import assert_same_runs, curve, train, train_until
 
 MOE = {"type": "moe", "n_experts": 3, "top_k": 2, "d_ff": 8}
 CASES = {
@@ -38,14 +38,11 @@ def test_a_signal_and_a_resume_change_nothing(settings, tmp_path, changes):
     config = settings({**changes, "train.checkpoint_every": 5})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(config, whole)
-    signal_at(cut, 3)
-    first = train(config, cut)
-    assert first.interrupted
-    assert 3 <= first.step < 12
-    assert tiny.checkpoints(cut)[-1] == first.step
-    signal_at(cut, first.step + 2)
-    second = train(None, cut, resume=True)
-    last = second if second.step == 12 else train(None, cut, resume=True)
+    train_until(3, config, cut)
+    assert tiny.checkpoints(cut) == [3]
+    train_until(8, None, cut, resume=True)
+    assert tiny.checkpoints(cut) == [5, 8]
+    last = train(None, cut, resume=True)
     assert (last.step, last.interrupted) == (12, False)
     assert_same_runs(whole, cut)
 
@@ -72,15 +69,13 @@ def test_across_epochs(settings, tmp_path, book):
     config = settings({"data.source": str(short), "data.val_fraction": 0.3})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(config, whole)
-    signal_at(cut, 6)
-    train(config, cut)
+    train_until(6, config, cut)
     train(config, cut, resume=True)
     assert_same_runs(whole, cut)
 
 
 def test_a_sigint_stops_after_the_step_like_a_sigterm(settings, tmp_path):
-    signal_at(tmp_path / "r", 3, signal.SIGINT)
-    assert train(settings(), tmp_path / "r").interrupted
+    train_until(3, settings(), tmp_path / "r", signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -106,8 +101,7 @@ def test_another_micro_batch_is_the_same_to_rounding(settings, tmp_path, precisi
     results = {}
     for micro in (6, 4, 1):
         results[micro] = train(config, tmp_path / str(micro), overrides={"train.micro_batch": micro})
-    signal_at(tmp_path / "changed", 5)
-    train(config, tmp_path / "changed", overrides={"train.micro_batch": 6})
+    train_until(5, config, tmp_path / "changed")
     results["changed"] = train(config, tmp_path / "changed", overrides={"train.micro_batch": 2}, resume=True)
     tolerance = 1e-4 if precision == "fp32" else 2e-2
     for found in results.values():
@@ -149,10 +143,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(settings, tmp_path
 
 def test_a_sample_that_looks_like_a_heading_does_no_harm(settings, tmp_path, book):
     strange = tmp_path / "strange.txt"
-    strange.write_text("=== step x | 9 tokens ===\n=== step 99 | 1 tokens ===\n" * 60)
-    config = settings({"data.source": str(strange), "train.sample_every": 2, "train.sample_tokens": 60})
-    signal_at(tmp_path / "r", 5)
-    train(config, tmp_path / "r")
+    strange.write_text("a\n=== step x | 9 tokens ===\n=== step 99 | 1 tokens ===\n" * 60)
+    prompt = {"train.sample_prompt": "a\n=== step x |", "train.sample_every": 2}
+    config = settings({"data.source": str(strange), **prompt})
+    train_until(5, config, tmp_path / "r")
     done = train(config, tmp_path / "r", resume=True)
     assert done.step == 12
     found = (tmp_path / "r" / "samples.txt").read_text()
@@ -161,8 +155,7 @@ def test_a_sample_that_looks_like_a_heading_does_no_harm(settings, tmp_path, boo
 
 def test_a_torn_line_of_metrics_does_no_harm(settings, tmp_path):
     folder = tmp_path / "r"
-    signal_at(folder, 5)
-    train(settings(), folder)
+    train_until(5, settings(), folder)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
     train(settings(), folder, resume=True)
@@ -172,8 +165,7 @@ def test_a_torn_line_of_metrics_does_no_harm(settings, tmp_path):
 def test_precision_is_decided_once(settings, tmp_path):
     """`auto` measures the machine; a resume keeps what the run began with, whatever it would measure now."""
     config = settings({"train.precision": "auto"})
-    signal_at(tmp_path / "r", 5)
-    train(config, tmp_path / "r")
+    train_until(5, config, tmp_path / "r")
     (folder,) = [tmp_path / "r" / "checkpoints" / f"step-{tiny.checkpoints(tmp_path / 'r')[-1]}"]
     began = json.loads((folder / "state.json").read_text())["precision"]
     train(config, tmp_path / "r", resume=True)
@@ -183,6 +175,5 @@ def test_precision_is_decided_once(settings, tmp_path):
 
 def test_resuming_through_a_config_object(settings, tmp_path):
     config = gw.RunConfig.from_dict(settings())
-    signal_at(tmp_path / "r", 5)
-    train(config, tmp_path / "r")
+    train_until(5, config, tmp_path / "r")
     assert train(config, tmp_path / "r", resume=True).step == 12

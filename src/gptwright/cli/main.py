@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a fault of ours, 2 a mistake in what was asked, 130 interr
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -105,11 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("GPTWRIGHT_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
-    try:
-        result = typer.main.get_command(app).main(arguments, prog_name="gptwright", standalone_mode=False)
-        sys.stdout.flush()
-    except BaseException as error:
-        return _failed(error, debug)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest: _say(
+            f"warning: {message}"
+        )  # a sentence, without our line of code
+        try:
+            result = typer.main.get_command(app).main(arguments, prog_name="gptwright", standalone_mode=False)
+            sys.stdout.flush()
+        except BaseException as error:
+            return _failed(error, debug)
     return result if isinstance(result, int) else 0
 
 

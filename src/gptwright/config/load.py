@@ -64,8 +64,9 @@ def load(
     try:
         config = root.model_validate(data, context=context)
     except ValidationError as error:
-        lines = [explain(error, root, data=data, sources=sources), *(f"note: {note}" for note in merge.notes)]
-        raise ConfigError("\n".join(lines)) from None
+        lacks = any(problem["type"] == "missing" for problem in error.errors())
+        notes = [f"note: {note}" for note in merge.notes] if lacks else []  # what was dropped may be what lacks
+        raise ConfigError("\n".join([explain(error, root, data=data, sources=sources), *notes])) from None
     return Resolved(config, data, sources, merge.notes)
 
 

@@ -45,7 +45,8 @@ class HeadAttention(Attention):
 
         def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
             """Yield what does not fit: heads that do not divide, heads too odd for the positions."""
-            if self.head_dim is None and ctx.d_model % self.n_heads:
+            divides = self.head_dim is not None or ctx.d_model % self.n_heads == 0
+            if not divides:
                 yield "n_heads", _does_not_divide(self.n_heads, ctx.d_model)
             if self.n_heads % self.kv_heads():
                 yield (
@@ -53,8 +54,8 @@ class HeadAttention(Attention):
                     f"n_kv_heads {self.n_kv_heads} must divide n_heads {self.n_heads}; "
                     f"choose one of {_divisors(self.n_heads)}",
                 )
-            for sentence in ctx.position.problems_with_heads(self.width(ctx)):
-                yield "head_dim", sentence
+            if divides:
+                yield from (("head_dim", said) for said in ctx.position.problems_with_heads(self.width(ctx)))
 
         def mixing_flops(self, ctx: LayerContext, context: int) -> int:
             """Count forward FLOPs a token of the mixing itself, beside the projections."""

@@ -8,6 +8,7 @@ file. It is written beside, synced to disk and renamed, so a reader sees all of 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -120,9 +122,13 @@ def save(
     return final
 
 
-def prune(parent: Path, keep: int) -> None:
-    """Remove all but the ``keep`` latest checkpoints, and what killed runs left half-written."""
-    for folder in _by_step(parent)[:-keep]:
+def prune(parent: Path, keep: int, newest: int) -> None:
+    """Remove all but the ``keep`` latest checkpoints up to step ``newest``, and what killed runs left half-written.
+
+    Later ones are those that were passed over as damaged when the run was resumed; they go too.
+    """
+    earlier = [folder for folder in by_step(parent) if step_of(folder) <= newest]
+    for folder in {*by_step(parent)} - {*earlier[-keep:]}:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in parent.glob(".step-*.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,24 +160,31 @@ def latest(parent: Path) -> tuple[Checkpoint, list[str]]:
         CheckpointError: there is none, or all are damaged.
     """
     damaged: list[str] = []
-    for folder in reversed(_by_step(parent)):
+    for folder in reversed(by_step(parent)):
         try:
             return verify(folder), damaged
         except CheckpointError as error:
             damaged.append(str(error))
     if damaged:
-        raise CheckpointError("no checkpoint is sound: " + "; ".join(damaged))
+        raise CheckpointError(
+            f"no checkpoint of {parent.parent} is sound: {'; '.join(damaged)}; restore one of them, or train again"
+        )
     raise CheckpointError(f"{parent.parent} holds no checkpoint yet; train it, or give another run folder")
 
 
-def _by_step(parent: Path) -> list[Path]:
-    found = [p for p in parent.glob("step-*") if p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+def by_step(parent: Path) -> list[Path]:
+    """Return the checkpoint folders below ``parent``, damaged ones too, in the order of their steps."""
+    return sorted((p for p in parent.glob("step-*") if p.name[5:].isdigit()), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """Return N of a folder ``step-N``."""
+    return int(folder.name[5:])
 
 
 def _write_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     tensors = {name: t.detach().contiguous() for name, t in _unshared(model)}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _save_tensors(tensors, folder / "model.safetensors")
     whole = optimizer.state_dict()
     moving: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
@@ -181,13 +194,22 @@ def _write_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
                 moving[f"{index}.{key}"] = value.contiguous()
             else:
                 plain.setdefault(str(index), {})[key] = value
-    save_file(moving, folder / "optimizer.safetensors")
+    _save_tensors(moving, folder / "optimizer.safetensors")
     groups = [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
     (folder / "optimizer.json").write_text(json.dumps({"state": plain, "param_groups": groups}), "utf-8")
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    save_file(random, folder / "random.safetensors")
+    _save_tensors(random, folder / "random.safetensors")
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file, and let a disk that is full or gone be the same OSError that Python's own writing raises."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
 def _unshared(model: nn.Module) -> Iterable[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gptwright.data.contracts import Progress
 from gptwright.data.prepare import prepare
-from gptwright.data.sampler import Sampler, batch, validation_batches
+from gptwright.data.sampler import Sampler, batch, check_length, validation_batches
 from gptwright.data.shards import Prepared
 from gptwright.errors import ConfigError
 from gptwright.model.gpt import GPT
@@ -33,6 +33,7 @@ class RunData:
         self._train = prepared.split("train")
         self._val = prepared.split("val")
         self._sampler = Sampler(len(self._train), self.context, config.train.seed)
+        check_length(len(self._val), self.context, "validation")  # now, and not at the first evaluation
 
     @classmethod
     def open(cls, config: RunConfig, device: torch.device, progress: Progress | None = None) -> "RunData":

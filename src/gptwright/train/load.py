@@ -1,5 +1,6 @@
 """A trained model, read back from its run or checkpoint."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ def load(path: str | Path, *, trust_code: bool = False, device: Any = None) -> G
     whether ``type: pkg.module:Class`` in the saved settings may import code. ``device`` is by default a
     CUDA device where there is one.
 
+    A damaged newest checkpoint is passed over with a Python warning that names it.
+
     Raises:
         CheckpointError: there is nothing to load, or every checkpoint is damaged.
         ConfigError: the saved settings cannot be used, or name code that is not trusted.
     """
-    found = find_checkpoint(path)
+    found, damaged = find_checkpoint(path)
+    for sentence in damaged:
+        warnings.warn(f"{sentence}; using step {found.step} instead", stacklevel=2)
     config = read_settings(found.folder / CONFIG, trust_code=trust_code).config
-    model = GPT(config.model)
+    with torch.random.fork_rng():  # the weights drawn here are replaced at once
+        model = GPT(config.model)
     found.restore_weights(model)
     model.settings, model.precision = config, found.precision()
     tokenizer = found.folder / "tokenizer"
@@ -35,15 +41,15 @@ def load(path: str | Path, *, trust_code: bool = False, device: Any = None) -> G
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def find_checkpoint(path: str | Path) -> Checkpoint:
-    """Return the checkpoint that ``path``, a run or a ``step-N`` folder, stands for."""
+def find_checkpoint(path: str | Path) -> tuple[Checkpoint, list[str]]:
+    """Return the checkpoint that ``path``, a run or ``step-N`` folder, stands for, and what damaged ones it passed."""
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(
             f"there is no folder {folder}; give a run folder such as runs/demo, or one of its checkpoints"
         )
     if (folder / MANIFEST).exists():
-        return verify(folder)
+        return verify(folder), []
     if not (folder / CONFIG).exists():
         raise CheckpointError(f"{folder} is not a run: it has no {CONFIG}; give the folder that train wrote")
-    return latest(folder / "checkpoints")[0]
+    return latest(folder / "checkpoints")

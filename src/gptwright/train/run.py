@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gptwright.config.yaml import Source, dump, parse
 from gptwright.errors import CheckpointError, ConfigError, GptwrightError
-from gptwright.train.checkpoint import Checkpoint, latest
+from gptwright.train.checkpoint import Checkpoint, by_step, latest
 from gptwright.train.config import RunConfig
 
 FREE_TO_CHANGE = (
@@ -28,6 +30,7 @@ FREE_TO_CHANGE = (
 
 
 CONFIG = "config.yaml"
+_HEADING = re.compile(r"^=== step (\d+) \| \d+ tokens ===$", re.MULTILINE)
 
 
 class RunFolder:
@@ -71,14 +74,20 @@ class RunFolder:
                 f"run folder {self.folder} cannot be written: {error.strerror or error}; name another with --run"
             ) from None
 
-    def checkpoint_for(self, config: RunConfig, warn: Callable[[str], None]) -> Checkpoint:
-        """Return the newest sound checkpoint to continue with ``config``; ``warn`` hears of damaged ones.
+    def checkpoint_for(self, config: RunConfig, warn: Callable[[str], None]) -> Checkpoint | None:
+        """Return the newest sound checkpoint to continue with ``config``, or None where none was saved yet.
+
+        ``warn`` hears of that, and of damaged ones.
 
         Raises:
             ConfigError: settings differ that may not.
-            CheckpointError: there is no sound checkpoint.
+            CheckpointError: all checkpoints are damaged.
         """
         _refuse_other_settings(self.folder, config, read_data(self.require_config()))
+        if not by_step(self.checkpoints):
+            warn(f"run {self.folder} holds no checkpoint yet; it begins again at step 0")
+            self.rewind(0)
+            return None
         found, damaged = latest(self.checkpoints)
         for sentence in damaged:
             warn(f"{sentence}; going back to step {found.step}")
@@ -88,11 +97,13 @@ class RunFolder:
         """Drop metrics and samples after ``step``: they will come again."""
         kept = [json.dumps(row) for row in self.metrics() if row.get("step", 0) <= step]
         if self._metrics.exists():
-            _replace(self._metrics, "".join(line + "\n" for line in kept))
+            with _writing(self._metrics):
+                _replace(self._metrics, "".join(line + "\n" for line in kept))
         if self._samples.exists():
-            blocks = self._samples.read_text("utf-8", errors="replace").split("=== step ")[1:]
-            kept = [block for block in blocks if int(block.split(" ", 1)[0]) <= step]
-            _replace(self._samples, "".join("=== step " + block for block in kept))
+            text = self._samples.read_text("utf-8", errors="replace")
+            later = (found.start() for found in _HEADING.finditer(text) if int(found[1]) > step)
+            with _writing(self._samples):
+                _replace(self._samples, text[: next(later, len(text))])
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the metrics written so far; a torn last line is left out."""
@@ -116,12 +127,18 @@ class RunFolder:
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write what the run came to."""
-        _replace(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        path = self.folder / "summary.json"
+        with _writing(path):
+            _replace(path, json.dumps(summary, indent=2) + "\n")
 
 
 def _refuse_other_settings(folder: Path, config: RunConfig, saved: Mapping[str, Any]) -> None:
     old, new = dict(_flat(saved)), dict(_flat(config.to_dict()))
+    if config.model.vocab_size is None:  # taken from the data, which are compared by themselves
+        new["model.vocab_size"] = old.get("model.vocab_size")
     differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    swapped = tuple(key.removesuffix("type") for key in differ if key.endswith(".type"))
+    differ = [key for key in differ if key.endswith(".type") or not key.startswith(swapped)]  # the part says it all
     differ = [key for key in differ if not any(key == free or key.startswith(free + ".") for free in FREE_TO_CHANGE)]
     if differ:
         changes = "; ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in differ[:6])
@@ -152,14 +169,19 @@ def _flat(data: Any, path: str = "") -> Iterable[tuple[str, Any]]:
         yield path, data
 
 
-def _append(path: Path, text: str) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        yield
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written: {error.strerror or error}; free some space, then --resume"
         ) from error
+
+
+def _append(path: Path, text: str) -> None:
+    with _writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _replace(path: Path, text: str) -> None:

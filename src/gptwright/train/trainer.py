@@ -78,11 +78,12 @@ class Trainer:
         """Open the data, build the model, and restore the newest sound checkpoint if the run goes on."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config.build_schedule()  # phases that do not fit are refused before any work
-        data = RunData.open(config, device, lambda stage, done, total: display.phase(_stage(stage, done, total)))
-        config = data.config = with_vocabulary(config, data.tokenizer)
         found = folder.checkpoint_for(config, display.warning) if resume else None
+        data = RunData.open(config, device, lambda stage, done, total: display.phase(_stage(stage, done, total)))
         if found is not None:
             _refuse_other_data(folder, found, data)
+        config = data.config = with_vocabulary(config, data.tokenizer)
+        display.phase("measuring the machine")
         precision = found.precision() if found is not None else choose(config.train.precision, device)
         trainer = cls(config, folder, data, display, precision)
         if found is not None:
@@ -189,7 +190,7 @@ class Trainer:
             state=state,
             extra=(self.folder.config_file, self.data.prepared.tokenizer_folder),
         )
-        checkpoints.prune(self.folder.checkpoints, self.config.train.keep_checkpoints)
+        checkpoints.prune(self.folder.checkpoints, self.config.train.keep_checkpoints, newest=self.step)
         self._saved_at = self.step
 
     def _restore(self, found: Checkpoint) -> None:

@@ -1,0 +1,49 @@
+"""A run in a process of its own, and the same run left in peace."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .. import tiny
+
+CODE = """
+import json, sys
+import gptwright as gw
+try:
+    result = gw.train(json.loads(sys.argv[1]), run=sys.argv[2], resume=sys.argv[3] == "resume", progress=False)
+    print(json.dumps(result.to_dict()))
+except gw.GptwrightError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text(tiny.text(), "utf-8")
+    return path
+
+
+@pytest.fixture
+def config(book):
+    """A run long enough to be caught, that saves after every step."""
+    changes = {"train.steps": 150, "train.checkpoint_every": 1, "train.keep_checkpoints": 3, "train.micro_batch": 2}
+    return tiny.settings(book, changes)
+
+
+@pytest.fixture
+def start():
+    """Start or resume a run: ``start(config, folder, resume=True)``; what still runs at the end is killed."""
+    started = []
+
+    def start(config, folder: Path, *, resume: bool = False, before: str = "", **environment: str):
+        arguments = (json.dumps(config), str(folder), "resume" if resume else "start")
+        started.append(tiny.python(before + CODE, folder.parent, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
