@@ -1,4 +1,4 @@
-"""Set before anything imports torch: one thread, so that tiny models do not wait for each other, and no shared cache."""
+"""For every test: one thread, set before torch is imported, as tiny models gain nothing from two; and a cache apart."""
 
 import os
 
@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Prepared data of tests stays out of the user's cache, and is shared between tests that do not ask for their own."""
+    """Keep prepared data out of the user's cache; tests that do not ask for a cache of their own share one."""
     before = os.environ.get("GPTWRIGHT_CACHE")
     os.environ["GPTWRIGHT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield

@@ -16,15 +16,15 @@ from typing import Any
 
 import gptwright as gw
 
-WORDS = "the a cat dog bird sat ran flew on under over mat log tree and then but slowly quickly away home again".split()
+WORDS = "the a cat dog bird sat ran flew on under over mat log tree and then but slowly quickly away home again"
 TIMES = ("train_seconds", "tokens_per_second", "peak_fraction")
 """What may differ between two runs that are equal."""
 
 
 def text(words: int = 3000, seed: int = 0) -> str:
     """Return sentences of a small language."""
-    draw = random.Random(seed)
-    pieces = [draw.choice(WORDS) + (".\n" if n % 11 == 10 else " ") for n in range(words)]
+    draw, words_known = random.Random(seed), WORDS.split()
+    pieces = [draw.choice(words_known) + (".\n" if n % 11 == 10 else " ") for n in range(words)]
     return "".join(pieces)
 
 
@@ -126,23 +126,26 @@ def reached(folder: Path) -> int:
 
 
 class _Stopper(io.StringIO):
-    """A stderr that sends this process a signal the moment a step is shown on it."""
+    """A stderr that sends this process a signal, once or more, the moment a step is shown on it."""
 
-    def __init__(self, step: int, number: signal.Signals) -> None:
+    def __init__(self, step: int, number: signal.Signals, times: int) -> None:
         super().__init__()
-        self.step, self.number = step, number
+        self.step, self.number, self.times = step, number, times
 
     def write(self, shown: str) -> int:
         step = re.match(r"step +(\d+)/", shown)
         if step and int(step[1]) == self.step:
             self.step = -1
-            os.kill(os.getpid(), self.number)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
         return super().write(shown)
 
 
-def train_until(step: int, config: Any, folder: Path, number: signal.Signals = signal.SIGTERM, **how: Any) -> Any:
+def train_until(
+    step: int, config: Any, folder: Path, number: signal.Signals = signal.SIGTERM, times: int = 1, **how: Any
+) -> Any:
     """Train until a signal comes at ``step``, which must be logged."""
-    with redirect_stderr(_Stopper(step, number)):
+    with redirect_stderr(_Stopper(step, number, times)):
         result = gw.train(config, run=folder, **how)
     assert (result.step, result.interrupted) == (step, True)
     return result

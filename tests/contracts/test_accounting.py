@@ -23,8 +23,7 @@ def reached(model: gw.GPT, *, row: int) -> int:
     model.zero_grad(set_to_none=True)
     ids = tokens(1, 1, seed=row)
     model(ids).sum().backward()
-    found = sum(p.numel() for p in model.parameters() if p.grad is not None)
-    return found
+    return sum(p.numel() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

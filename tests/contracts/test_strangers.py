@@ -19,7 +19,7 @@ def run_file(folder, attention: dict) -> str:
     (folder / "run.yaml").write_text(
         "model:\n  d_model: 16\n  n_layers: 2\n  max_seq_len: 16\n  position: rotary\n  attention:\n"
         + lines
-        + f"train: {{steps: 8, tokens_per_step: 64, precision: fp32, trackers: [], sample_tokens: 5}}\n"
+        + "train: {steps: 8, tokens_per_step: 64, precision: fp32, trackers: [], sample_tokens: 5}\n"
         + f"data: {{source: {folder / 'book.txt'}, tokenizer: char}}\n"
     )
     return str(folder / "run.yaml")

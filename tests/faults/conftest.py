@@ -29,7 +29,7 @@ def book(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def config(book):
     """A run long enough to be caught, that saves after every step."""
-    changes = {"train.steps": 150, "train.checkpoint_every": 1, "train.keep_checkpoints": 3, "train.micro_batch": 2}
+    changes = {"train.steps": 80, "train.checkpoint_every": 1, "train.keep_checkpoints": 3, "train.micro_batch": 2}
     return tiny.settings(book, changes)
 
 

@@ -31,7 +31,7 @@ def test_a_checkpoint_that_cannot_be_written_is_absent(config, start, tmp_path):
     assert tiny.checkpoints(folder) == [1, 2, 3]
     assert not list((folder / "checkpoints").glob(".step-*"))
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert train(None, folder, resume=True).step == 150
+    assert train(None, folder, resume=True).step == 80
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(config, small_disk):
         train(None, folder, resume=True)
     print(refused.value)
     assert 3 in tiny.checkpoints(folder)
-    assert gw.load(folder).settings.train.steps == 150
+    assert gw.load(folder).settings.train.steps == 80
     (small_disk / "filler").unlink()
-    assert train(None, folder, resume=True).step == 150
+    assert train(None, folder, resume=True).step == 80
 
 
 def test_a_disk_that_is_full_from_the_start(config, small_disk):
@@ -67,7 +67,7 @@ def test_a_disk_that_is_full_from_the_start(config, small_disk):
         train(config, small_disk / "r")
     (small_disk / "filler").unlink()
     folder = small_disk / "r"
-    assert train(config, folder, resume=(folder / "config.yaml").exists()).step == 150
+    assert train(config, folder, resume=(folder / "config.yaml").exists()).step == 80
 
 
 def fill(place) -> None:

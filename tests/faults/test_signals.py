@@ -45,8 +45,8 @@ def test_a_second_sigint_does_not_wait(config, start, tmp_path):
         time.sleep(0.002)
     process.communicate(timeout=100)
     assert gw.load(tmp_path / "r").tokenizer is not None
-    more = train(None, tmp_path / "r", overrides={"train.steps": 150}, resume=True)
-    assert more.step == 150 or more.step > 150
+    further = tiny.checkpoints(tmp_path / "r")[-1] + 2
+    assert train(None, tmp_path / "r", overrides={"train.steps": further}, resume=True).step == further
 
 
 def test_killed_again_and_again_it_is_the_same_run(config, start, tmp_path):
@@ -69,21 +69,21 @@ def test_killed_again_and_again_it_is_the_same_run(config, start, tmp_path):
         process.kill()
         process.wait()
         print(f"kill {number} at step {tiny.reached(cut)}, checkpoints {tiny.checkpoints(cut)}")
-    assert tiny.reached(cut) < 150
+    assert tiny.reached(cut) < 80
     train(None, cut, resume=True)
     assert_same_runs(whole, cut)
     assert not list((cut / "checkpoints").glob(".step-*"))
 
 
 def test_two_threads_are_as_exact_as_one(config, start, tmp_path):
-    config["train"] |= {"steps": 40, "checkpoint_every": 7}
+    config["train"] |= {"steps": 16, "checkpoint_every": 5}
     config["model"] |= {"d_model": 64}
-    folders = [tmp_path / "whole", tmp_path / "cut"]
-    processes = [start(config, folder, OMP_NUM_THREADS="2") for folder in folders[:1]]
-    assert processes[0].wait(timeout=100) == 0
-    process = start(config, folders[1], OMP_NUM_THREADS="2")
-    wait(lambda: tiny.reached(folders[1]) >= 9, process)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    two = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+    assert start(config, whole, **two).wait(timeout=200) == 0
+    process = start(config, cut, **two)
+    wait(lambda: tiny.reached(cut) >= 7, process)
     process.kill()
     process.wait()
-    assert start(config, folders[1], resume=True, OMP_NUM_THREADS="2").wait(timeout=100) == 0
-    assert_same_runs(*folders)
+    assert start(config, cut, resume=True, **two).wait(timeout=200) == 0
+    assert_same_runs(whole, cut)

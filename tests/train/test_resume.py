@@ -79,6 +79,17 @@ def test_a_sigint_stops_after_the_step_like_a_sigterm(settings, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_second_sigint_does_not_wait_for_anything(settings, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(settings(), whole)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train_until(6, settings(), cut, signal.SIGINT, times=2)
+    assert tiny.checkpoints(cut) == [4]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(settings(), cut, resume=True)
+    assert_same_runs(whole, cut)
+
+
 def test_looking_does_not_disturb(settings, tmp_path):
     """Evaluating, sampling, saving and logging at other moments leave the weights as they are."""
     quiet, busy = tmp_path / "quiet", tmp_path / "busy"

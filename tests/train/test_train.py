@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+from typing import ClassVar
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_without_evaluation_and_checkpoints_on_the_way_there_is_one_of_each_at_t
 class Slow(Softmax):
     """Takes its time, and says how long it took in training and in evaluation."""
 
-    spent = {True: 0.0, False: 0.0}
+    spent: ClassVar[dict[bool, float]] = {True: 0.0, False: 0.0}
 
     def forward(self, x, seq, state=None):
         pause = 0.004 if self.training else 0.03

@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptwright.data.contracts import Progress
+from gptwright.data.contracts import Progress, SplitName
 from gptwright.data.prepare import prepare
 from gptwright.data.sampler import validation_batches
 from gptwright.data.shards import Prepared, TokenStream
-from gptwright.errors import ConfigError
+from gptwright.errors import ConfigError, DataError
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score, summed_loss
 from gptwright.ops.precision import choose
+from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.tokenizer.load import make_tokenizer
 
 BATCH_TOKENS = 16384
@@ -21,7 +22,7 @@ BATCH_TOKENS = 16384
 
 
 def evaluate(
-    model: GPT, *, data: dict[str, Any] | None = None, split: str = "val", progress: Progress | None = None
+    model: GPT, *, data: dict[str, Any] | None = None, split: SplitName = "val", progress: Progress | None = None
 ) -> Score:
     """Score ``model``, which `gptwright.load` returned, on the whole validation split of its run's data.
 
@@ -36,9 +37,10 @@ def evaluate(
     Returns:
         Loss in nats a token, bits a byte, perplexity and the number of tokens predicted.
     """
+    if split not in ("train", "val"):
+        raise ConfigError(f"'{split}' is no split; use 'val' or 'train'")
     prepared = _prepared(model, data, progress)
-    stream = prepared.split("train" if split == "train" else "val")
-    counts = prepared.train if split == "train" else prepared.val
+    stream, counts = prepared.split(split), prepared.train if split == "train" else prepared.val
     precision = model.precision or choose("fp32", model.device)
     with precision.scope():
         scored = model if precision.compute_dtype == torch.float32 else model.twin(precision.compute_dtype)
@@ -55,7 +57,13 @@ def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None
     if data is not None:
         config = type(config).from_dict({**config.to_dict(), **data})
         return prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
-    return prepare(config, make_tokenizer=make_tokenizer, progress=progress)
+    prepared = prepare(config, make_tokenizer=make_tokenizer, progress=progress)
+    if load_tokenizer(prepared.tokenizer_folder, trust_code=True).fingerprint != model.tokenizer.fingerprint:
+        raise DataError(
+            f"data.source {config.source} has changed since this model was trained, and its tokenizer with it; restore "
+            "the text, or say which other text to score on (data in Python, data.source=FILE on the command line)"
+        )
+    return prepared
 
 
 def _batches(model: GPT, stream: TokenStream) -> Iterator[tuple[Tensor, Tensor]]:

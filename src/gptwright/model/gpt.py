@@ -155,6 +155,10 @@ def _check_ids(ids: Tensor, padding_mask: Tensor | None, segments: Tensor | None
         raise GptwrightError(
             f"ids have shape {tuple(ids.shape)}, and must be (batch, length); use ids[None] for one row"
         )
+    if ids.shape[1] == 0:
+        raise GptwrightError(f"ids have shape {tuple(ids.shape)}; give at least one token a row")
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise GptwrightError(f"ids are {ids.dtype}, and must be whole numbers; use ids.long()")
     if padding_mask is not None and segments is not None:
         raise GptwrightError("padding_mask and segments were both given; segments say it all (0 is padding), use one")
     for name, given in (("padding_mask", padding_mask), ("segments", segments)):

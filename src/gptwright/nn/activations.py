@@ -1,12 +1,11 @@
 """Pointwise activations by name."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
-
-from gptwright.ops.gelu import gelu_tanh
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"]
 
@@ -18,7 +17,7 @@ def relu_squared(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": gelu_tanh,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "relu_squared": relu_squared,
     "silu": F.silu,

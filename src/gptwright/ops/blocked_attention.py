@@ -39,32 +39,37 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         length, block, scale = q.shape[1], _block(q.shape[1]), 1 / math.sqrt(q.shape[2])
-        out = torch.empty_like(q)
-        future = torch.ones(block, block, dtype=torch.bool, device=q.device).triu(1)
+        future = torch.full((block, block), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
         nothing = q.new_zeros(1, 1, 1)
-        kept = []
+        mixed, kept = [], []
         for start in range(0, length, block):
             stop = min(start + block, length)
             scores = torch.baddbmm(nothing, q[:, start:stop], k[:, :stop].mT, beta=0, alpha=scale)  # (N, C, stop)
-            scores[:, :, start:].masked_fill_(future[: stop - start, : stop - start], -torch.inf)
-            probs = scores.softmax(-1)
-            out[:, start:stop] = torch.bmm(probs, v[:, :stop])
-            kept.append(probs)
+            scores[:, :, start:] += future[: stop - start, : stop - start]
+            kept.append(scores.softmax(-1))
+            mixed.append(torch.bmm(kept[-1], v[:, :stop]))
         ctx.save_for_backward(q, k, v, *kept)
-        return out
+        return torch.cat(mixed, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, *kept = ctx.saved_tensors
         length, block, scale = q.shape[1], _block(q.shape[1]), 1 / math.sqrt(q.shape[2])
-        grad = grad.contiguous()
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for index, probs in enumerate(kept):
+        grads_q, grad_k, grad_v = [], q.new_zeros(()), q.new_zeros(())
+        for index, probs in reversed(list(enumerate(kept))):  # the last block meets all keys: its gradients come whole
             start, stop = index * block, min((index + 1) * block, length)
             above = grad[:, start:stop]
-            grad_v[:, :stop] += torch.bmm(probs.mT, above)
             grad_probs = torch.bmm(above, v[:, :stop].mT)
             grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)  # pyright: ignore[reportPrivateImportUsage]
-            grad_q[:, start:stop] = torch.bmm(grad_scores, k[:, :stop])
-            grad_k[:, :stop] += torch.bmm(grad_scores.mT, q[:, start:stop])
-        return grad_q.mul_(scale), grad_k.mul_(scale), grad_v
+            grads_q.insert(0, torch.bmm(grad_scores, k[:, :stop]))
+            grad_k = _added(grad_k, torch.bmm(grad_scores.mT, q[:, start:stop]))
+            grad_v = _added(grad_v, torch.bmm(probs.mT, above))
+        return torch.cat(grads_q, 1).mul_(scale), grad_k.mul_(scale), grad_v
+
+
+def _added(total: Tensor, part: Tensor) -> Tensor:
+    """Add a block's gradient, which reaches only the first keys; the first one given is the whole."""
+    if total.ndim == 0:
+        return part
+    total[:, : part.shape[1]] += part
+    return total

@@ -22,7 +22,7 @@ class Linear(HeadAttention):
         """Settings of linear attention."""
 
         feature_map: Literal["elu", "relu"] = "elu"
-        """Positive features of queries and keys: `elu` is elu(x) + 1, `relu` is relu(x) + 0.001."""
+        """Positive features of queries and keys: `elu` is elu(x) + 1, `relu` is relu(x) + 0.1."""
 
         def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
             """Yield what does not fit; weights that are never formed cannot be dropped."""

@@ -1,0 +1,23 @@
+"""One graph: `torch.compile(fullgraph=True)` finds nothing in any component that it cannot trace."""
+
+import pytest
+import torch
+
+from . import parts
+from .laws import same
+from .parts import as_params, build, tokens
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("settings", as_params({kind: found} for kind, found in parts.every_component()))
+def test_a_compiled_model_is_the_plain_one(settings):
+    torch.compiler.reset()
+    model = build(settings)
+    ids = tokens(2, 140)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    same(compiled(ids), model(ids), "compiled")
+    expected = [torch.autograd.grad(model(ids).square().mean(), p)[0] for p in model.parameters()]
+    found = torch.autograd.grad(compiled(ids).square().mean(), list(model.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        same(one, other, "gradient", 1e-4)
