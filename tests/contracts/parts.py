@@ -114,7 +114,7 @@ def combinations() -> list[Settings]:
 
 
 def product() -> Iterator[tuple[Settings, Settings, list[Settings]]]:
-    """Yield the full product, in groups of one attention and one feed-forward."""
+    """Yield the full product of all components (every example of an attention), by attention and feed-forward."""
     found = axes()
     rest = [
         dict(zip(("norm", "position", "wiring"), row, strict=True))
@@ -122,7 +122,7 @@ def product() -> Iterator[tuple[Settings, Settings, list[Settings]]]:
             examples("norm", first_only=True), examples("position", first_only=True), found["wiring"]
         )
     ]
-    for attention, feed_forward in itertools.product(found["attention"], found["feed_forward"]):
+    for attention, feed_forward in itertools.product(found["attention"], examples("feed_forward", first_only=True)):
         yield attention, feed_forward, rest
 
 

@@ -162,6 +162,8 @@ def test_hub_datasets_from_a_local_folder(tmp_path, monkeypatch):
     rows.save_to_disk(str(tmp_path / "alone"))
     datasets.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "split"))
     assert documents(f"hf:{tmp_path}/alone") == ["one", "two"]
+    assert documents(f"{tmp_path}/alone") == ["one", "two"]  # not the JSON that lies beside the rows
+    assert documents(f"{tmp_path}/split", hf_split="test") == ["one", "two"]
     assert documents(f"hf:{tmp_path}/split", hf_split="test") == ["one", "two"]
     with pytest.raises(DataError, match=r"has no split 'train' \(it has test\): set data\.hf_split"):
         documents(f"hf:{tmp_path}/split")

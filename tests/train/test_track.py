@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -42,6 +43,7 @@ def test_a_resumed_run_supersedes_what_lies_ahead_of_it(tmp_path):
         for step in steps:
             trackers.log(step, {"loss": loss})
         trackers.close()
+        time.sleep(1.1)  # event files are read in the order of their names, which begin with the second
     assert [(e.step, e.value) for e in events(tmp_path).Scalars("train/loss")] == [(1, 9.0), (2, 1.0), (3, 1.0)]
 
 
@@ -54,6 +56,7 @@ def test_no_tracker_is_fine(tmp_path):
 
 WITHOUT = """
 import sys
+import time
 from pathlib import Path
 
 import importlib.util

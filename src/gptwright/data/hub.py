@@ -24,8 +24,10 @@ class HubDataset(Source):
 
     @classmethod
     def accepts(cls, source: str) -> bool:
-        """Take names that begin with `hf:`."""
-        return source.startswith(_PREFIX)
+        """Take names that begin with `hf:`, and folders that `save_to_disk` wrote."""
+        folder = Path(source).expanduser()
+        saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+        return source.startswith(_PREFIX) or saved
 
     def documents(self) -> Iterator[str]:
         """Yield the text of each row; empty and missing ones are passed over."""

@@ -32,7 +32,7 @@ class TrainConfig(Config):
     tokens_per_step: PositiveInt = 8192
     """Tokens behind each optimizer step, a multiple of `model.max_seq_len`."""
     micro_batch: PositiveInt | None = None
-    """Sequences worked on at once; gradients are accumulated to `tokens_per_step`. Default: all of them."""
+    """Sequences worked on at once; gradients are accumulated to `tokens_per_step`. Default: 16384 tokens of them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of matrix products; weights are kept in fp32. `auto` measures the machine and chooses."""
     compile: bool = False

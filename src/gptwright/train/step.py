@@ -16,6 +16,9 @@ from gptwright.optim.base import Schedule
 from gptwright.train.config import TrainConfig
 from gptwright.train.working import WorkingCopy
 
+MICRO_BATCH_TOKENS = 16384
+"""Tokens worked on at once where `train.micro_batch` does not say."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -69,7 +72,7 @@ class Stepper:
 
     def _accumulate(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Leave the gradient of the batch's mean loss in the masters, and return that loss."""
-        rows = self.train.micro_batch or len(inputs)
+        rows = self.train.micro_batch or max(1, MICRO_BATCH_TOKENS // inputs.shape[1])
         count = (targets != IGNORE).sum().clamp(min=1)
         total = torch.zeros((), device=inputs.device)
         for part, wanted in zip(inputs.split(rows), targets.split(rows), strict=True):
