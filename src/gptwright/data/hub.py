@@ -1,5 +1,6 @@
 """Hugging Face datasets, from the hub or from a local folder."""
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +26,8 @@ class HubDataset(Source):
     @classmethod
     def accepts(cls, source: str) -> bool:
         """Take names that begin with `hf:`, and folders that `save_to_disk` wrote."""
-        folder = Path(source).expanduser()
-        saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+        folder = os.path.expanduser(source)  # os.path: a name longer than the system allows is no file, and no error
+        saved = any(os.path.isfile(f"{folder}/{name}") for name in ("dataset_info.json", "dataset_dict.json"))
         return source.startswith(_PREFIX) or saved
 
     def documents(self) -> Iterator[str]:
