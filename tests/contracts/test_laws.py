@@ -3,7 +3,7 @@
 import pytest
 
 from . import parts
-from .laws import LAWS
+from .laws import LAWS, everything_learns
 from .parts import as_params, build
 
 every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -13,6 +13,11 @@ every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("settings", as_params(parts.combinations()))
 def test_law(settings, law):
     law(build(settings))
+
+
+@pytest.mark.parametrize("settings", as_params({kind: found} for kind, found in parts.every_component()))
+def test_every_parameter_learns(settings):
+    everything_learns(build(settings))
 
 
 @every_law
