@@ -1,7 +1,8 @@
 """Keeping freed memory: large tensors come back from the allocator instead of from the system.
 
 glibc returns large freed blocks to the system at once; the next tensor of that size is then mapped and
-zeroed page by page, thousands of page faults a training step. For the time of a run the blocks are kept.
+zeroed page by page, thousands of page faults a training step. For the time of a run the blocks are kept:
+after a few steps the heap has found its size, and every tensor lands on pages that are there already.
 """
 
 import ctypes
