@@ -15,11 +15,12 @@ import gptwright
 from gptwright.cli.main import VERBS
 from gptwright.config.schema import json_schema
 from gptwright.config.slot import Slot
+from gptwright.model import PRESETS
 from gptwright.model.config import ModelConfig
 from gptwright.nn.slots import ATTENTION, FEED_FORWARD, NORM, POSITION
 from gptwright.tokenizer.load import SLOT as TOKENIZER
 from gptwright.train.config import OPTIM, SCHEDULE, RunConfig
-from gptwright.train.settings import PRESETS, read_settings
+from gptwright.train.settings import read_settings
 
 FOLDER = Path(__file__).parent / "reference"
 SLOTS = {

@@ -7,7 +7,8 @@ import torch
 
 from gptwright import GPT
 from gptwright.cli.main import main
-from gptwright.cli.settings import PRESETS, resolve
+from gptwright.cli.settings import resolve
+from gptwright.model import PRESETS
 from gptwright.model.count import count
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gptwright.cli.settings import PRESETS, resolve
+from gptwright.cli.settings import resolve
+from gptwright.model import PRESETS
 
 PUBLISHED = {
     # the weights at huggingface.co/openai-community/openai-gpt (the paper, Radford et al. 2018, gives no count)

@@ -17,7 +17,8 @@ from gptwright.cli.output import (
     say,
     write,
 )
-from gptwright.cli.settings import PRESETS, resolve
+from gptwright.cli.settings import resolve
+from gptwright.model import PRESETS
 
 if TYPE_CHECKING:
     from gptwright.data.config import DataConfig

@@ -5,14 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gptwright
 from gptwright.config.load import Resolved
 
 if TYPE_CHECKING:
     from gptwright.train.config import RunConfig
-
-PRESETS = Path(gptwright.__file__).parent / "model" / "presets"
-"""The folder whose files can be named without path and ending."""
 
 
 def resolve(

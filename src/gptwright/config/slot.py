@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -87,6 +87,10 @@ class Slot:
         folders = list(spec.submodule_search_locations or ()) if spec else []
         files = (file for folder in folders for file in Path(folder).glob("*.py"))
         return sorted(file.stem for file in files if not file.stem.startswith("_"))
+
+    def default(self, name: str) -> Callable[[], Any]:
+        """Return a maker of the settings that component ``name`` has by default."""
+        return lambda: self.resolve(name).Config()
 
     def components(self) -> dict[str, type[Component]]:
         """Return every component of the menu by name, imported."""

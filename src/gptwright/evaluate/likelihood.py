@@ -14,6 +14,7 @@ from gptwright.errors import ConfigError, DataError
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score, summed_loss
 from gptwright.ops.precision import choose
+from gptwright.tokenizer.base import Tokenizer
 from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.tokenizer.load import make_tokenizer
 
@@ -44,9 +45,14 @@ def evaluate(
     precision = model.precision or choose("fp32", model.device)
     with precision.scope():
         scored = model if precision.compute_dtype == torch.float32 else model.twin(precision.compute_dtype)
-        nats, tokens = summed_loss(scored, _batches(model, stream))
-    first = len(model.tokenizer.token_bytes(int(stream.read(0, 1)[0])))  # predicted by nothing
-    return Score.of(nats, tokens, counts.bytes - first)
+        return score_split(scored, stream, counts.bytes, model.tokenizer)
+
+
+def score_split(model: GPT, stream: TokenStream, text_bytes: int, tokenizer: Tokenizer) -> Score:
+    """Score ``model``, as it is, on a whole split of ``text_bytes`` bytes that ``tokenizer`` encoded."""
+    nats, tokens = summed_loss(model, _batches(model, stream))
+    first = len(tokenizer.token_bytes(int(stream.read(0, 1)[0])))  # predicted by nothing
+    return Score.of(nats, tokens, text_bytes - first)
 
 
 def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None) -> Prepared:

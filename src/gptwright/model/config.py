@@ -18,7 +18,6 @@ from gptwright.nn.slots import (
     FeedForwardSlot,
     NormSlot,
     PositionSlot,
-    default,
 )
 
 Strategy = Literal["gpt2", "normal", "xavier_uniform", "xavier_normal", "kaiming", "zero_residual", "zeros", "ones"]
@@ -62,11 +61,11 @@ class ModelConfig(Config):
     """Tokens of context in training; also the number of learned positions."""
     attention: AttentionSlot | None = None
     """How tokens see each other. Required unless every block of `blocks` names its own."""
-    feed_forward: FeedForwardSlot = Field(default_factory=default(FEED_FORWARD, "mlp"))
+    feed_forward: FeedForwardSlot = Field(default_factory=FEED_FORWARD.default("mlp"))
     """What each token does by itself."""
-    norm: NormSlot = Field(default_factory=default(NORM, "layer_norm"))
+    norm: NormSlot = Field(default_factory=NORM.default("layer_norm"))
     """How vectors are normalised."""
-    position: PositionSlot = Field(default_factory=default(POSITION, "learned"))
+    position: PositionSlot = Field(default_factory=POSITION.default("learned"))
     """How tokens know where they stand."""
     wiring: Literal["pre", "post", "sandwich", "parallel"] = "pre"
     """Where norms stand around the residual stream: before each part, after each sum (GPT-1), on both sides

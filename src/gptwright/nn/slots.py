@@ -1,6 +1,6 @@
 """The slots that components of this floor fill."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gptwright.config.slot import Slot
 from gptwright.nn.base import Attention, FeedForward, Norm, Position
@@ -8,11 +8,6 @@ from gptwright.nn.base import Attention, FeedForward, Norm, Position
 
 def _slot(kind: str, base: str) -> Slot:
     return Slot(kind, package=f"gptwright.nn.{kind}", base=f"gptwright.nn.base:{base}")
-
-
-def default(slot: Slot, name: str) -> Any:
-    """Return a maker of the default settings of component ``name``."""
-    return lambda: slot.resolve(name).Config()
 
 
 ATTENTION = _slot("attention", "Attention")

@@ -1,7 +1,7 @@
 """Settings of a run: model, optimizer, schedule, training and data, in one file."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -18,10 +18,6 @@ from gptwright.optim.base import OptimizerMaker, Schedule
 
 OPTIM = Slot("optim", package="gptwright.optim.optimizer", base="gptwright.optim.base:OptimizerMaker")
 SCHEDULE = Slot("schedule", package="gptwright.optim.schedule", base="gptwright.optim.base:Schedule")
-
-
-def _default(slot: Slot, name: str) -> Any:
-    return lambda: slot.resolve(name).Config()
 
 
 class TrainConfig(Config):
@@ -66,9 +62,9 @@ class RunConfig(Config):
 
     model: ModelConfig
     """The model."""
-    optim: Annotated[OptimizerMaker.Config, OPTIM] = Field(default_factory=_default(OPTIM, "adamw"))
+    optim: Annotated[OptimizerMaker.Config, OPTIM] = Field(default_factory=OPTIM.default("adamw"))
     """The optimizer."""
-    schedule: Annotated[ComponentConfig, SCHEDULE] = Field(default_factory=_default(SCHEDULE, "cosine"))
+    schedule: Annotated[ComponentConfig, SCHEDULE] = Field(default_factory=SCHEDULE.default("cosine"))
     """How the learning rate moves."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     """How the run trains."""

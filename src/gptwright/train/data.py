@@ -9,18 +9,16 @@ from torch import Tensor
 
 from gptwright.data.contracts import Progress
 from gptwright.data.prepare import prepare
-from gptwright.data.sampler import Sampler, batch, check_length, validation_batches
+from gptwright.data.sampler import Sampler, batch, check_length
 from gptwright.data.shards import Prepared
 from gptwright.errors import ConfigError
+from gptwright.evaluate.likelihood import score_split
 from gptwright.model.gpt import GPT
-from gptwright.model.score import Score, summed_loss
+from gptwright.model.score import Score
 from gptwright.tokenizer.base import Tokenizer
 from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.tokenizer.load import make_tokenizer
 from gptwright.train.config import RunConfig
-
-VALIDATION_TOKENS = 16384
-"""Tokens that validation works on at once."""
 
 
 class RunData:
@@ -44,7 +42,8 @@ class RunData:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets (R, T) of step ``step``."""
         starts = self._sampler.starts(step, self.config.rows_per_step)
-        return self._tensors(*batch(self._train, starts, self.context))
+        inputs, targets = batch(self._train, starts, self.context)
+        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
 
     def prompt(self, tokens: int) -> np.ndarray:
         """Return the first ``tokens`` ids of the validation split."""
@@ -52,14 +51,7 @@ class RunData:
 
     def validate(self, model: GPT) -> Score:
         """Score ``model`` on the whole validation split."""
-        rows = max(1, VALIDATION_TOKENS // self.context)
-        batches = (self._tensors(*pair) for pair in validation_batches(self._val, self.context, rows))
-        nats, tokens = summed_loss(model, batches)
-        first = len(self.tokenizer.token_bytes(int(self._val.read(0, 1)[0])))  # predicted by nothing
-        return Score.of(nats, tokens, self.prepared.val.bytes - first)
-
-    def _tensors(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+        return score_split(model, self._val, self.prepared.val.bytes, self.tokenizer)
 
 
 def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:

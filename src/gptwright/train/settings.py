@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gptwright.model
 from gptwright.config.load import Resolved, load
+from gptwright.model import PRESETS
 from gptwright.train.config import RunConfig
-
-PRESETS = Path(gptwright.model.__path__[0]) / "presets"
-"""The folder whose files can be named without path and ending."""
 
 Settings = str | Path | Mapping[str, Any] | RunConfig
 

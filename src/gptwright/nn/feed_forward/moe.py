@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from gptwright.nn.base import FeedForward, LayerContext
-from gptwright.nn.slots import FEED_FORWARD, FeedForwardSlot, default
+from gptwright.nn.slots import FEED_FORWARD, FeedForwardSlot
 from gptwright.ops.moe import dispatch, load_balance, route
 from gptwright.ops.sequence import Sequence
 
@@ -34,7 +34,7 @@ class MoE(FeedForward):
         """Experts that each token visits, at most `n_experts`."""
         d_ff: PositiveInt | None = None
         """Inner width of each expert; a shorthand for `expert.d_ff`."""
-        expert: FeedForwardSlot = Field(default_factory=default(FEED_FORWARD, "glu"))
+        expert: FeedForwardSlot = Field(default_factory=FEED_FORWARD.default("glu"))
         """The feed-forward that each expert is. Default `glu`."""
         n_shared: int = Field(default=0, ge=0)
         """Experts that every token visits besides."""
