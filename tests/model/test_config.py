@@ -21,7 +21,7 @@ def said(settings, **changes) -> str:
         ({"attention": {"type": "local", "n_heads": 2, "window": 0}}, "window"),
         (
             {"attention": {"type": "linear", "n_heads": 2, "attention_dropout": 0.1}},
-            "is impossible with linear attention",
+            "attention_dropout is impossible with linear attention",
         ),
         ({"attention": {"type": "softmx", "n_heads": 2}}, "did you mean 'softmax'?"),
         ({"attention": None}, "a model needs an attention"),

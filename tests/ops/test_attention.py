@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gptwright.ops.attention import attention, attention_reference
+from gptwright.ops.attention import Scoring, attention, attention_reference
 from gptwright.ops.sequence import Sequence
 
 LENGTHS = (1, 2, 63, 65, 200)
@@ -63,6 +63,6 @@ def test_dropout_keeps_the_mean_and_drops_whole_weights(draw):
     torch.manual_seed(0)
     q, k = draw((1, 1, 200, 4), (1, 1, 200, 4))
     ones = torch.ones(1, 1, 200, 4)
-    out = attention(q, k, ones, None, causal=True, dropout=0.5)[0, 0]
+    out = attention(q, k, ones, None, causal=True, scoring=Scoring(dropout=0.5))[0, 0]
     assert out.mean() == pytest.approx(1, abs=0.1)
     assert set(out[0].tolist()) <= {0.0, 2.0}

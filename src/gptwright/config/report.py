@@ -145,8 +145,19 @@ class _Problem:
         key = str(self.path[-1]) if self.path else ""
         if "." in key:
             return "unknown key; in a file, write the parts one inside the other, as in 'model: {d_model: 384}'"
-        owner = f" of '{name}'" if (name := self._component()) else ""
+        name = self._component()
+        if settings and key in getattr(settings, "WITHOUT", {}):
+            return settings.WITHOUT[key].format(type=name)  # pyright: ignore[reportAttributeAccessIssue]
+        if others := self._others_with(key):
+            return f"unknown key of '{name}': it is a setting of {others}; choose that type, or leave '{key}' out"
+        owner = f" of '{name}'" if name else ""
         return f"unknown key{owner}{did_you_mean(key, known) or _known(known)}"
+
+    def _others_with(self, key: str) -> str:
+        """Return the components of the same slot that know ``key``."""
+        slot = self.parent.slot() if self.parent else None
+        menu = {name: slot.resolve(name) for name in slot.names()} if slot else {}
+        return " and ".join(f"'{name}'" for name, part in menu.items() if key in part.Config.model_fields)
 
     def _component(self) -> str | None:
         if self.parent is None or self.parent.slot() is None:

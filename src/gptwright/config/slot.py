@@ -30,6 +30,8 @@ class ComponentConfig(Config):
     """Settings of one component; ``type`` is its name in YAML."""
 
     owner: ClassVar[type["Component"]]
+    WITHOUT: ClassVar[dict[str, str]] = {}
+    """Settings of other components of the slot that mean nothing here, each with the reason and the way out: `{type}` is the name."""
 
     type: str = ""
     """The component: its file name, or `package.module:Class` for one of your own."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from gptwright.nn.base import Norm
-from gptwright.nn.state import Replay, State
+from gptwright.nn.state.base import State
+from gptwright.nn.state.replay import Replay
 from gptwright.ops.sequence import Sequence
 
 if TYPE_CHECKING:

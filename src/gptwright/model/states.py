@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gptwright.errors import GptwrightError
-from gptwright.nn.state import State
+from gptwright.nn.state.base import State
 from gptwright.ops.sequence import Clock, Sequence
 
 

@@ -4,10 +4,10 @@ Shapes: B batch, T query positions, D d_model.
 
 A component is built as ``Class(config, ctx)`` from its own ``Config`` and the `LayerContext` of the
 layer that it serves. Only ``forward`` has to be written: accounting has sound defaults, and an attention
-without a state of its own is decoded by replaying its inputs (`gptwright.nn.state.Replay`).
+without a state of its own is decoded by replaying its inputs (`gptwright.nn.state.replay`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gptwright.config.slot import Component, ComponentConfig
-from gptwright.nn.state import Replay, State
+from gptwright.nn.state.base import State
+from gptwright.nn.state.replay import Replay
 from gptwright.ops.sequence import Sequence
 
 
@@ -31,6 +32,8 @@ class LayerContext:
     layer_index: int = 0
     bias: bool = False
     dropout: float = 0.0
+    value_residual: float = 0.0
+    """Share of the first layer's values in those of every later layer."""
 
     def use_bias(self, own: bool | None) -> bool:
         """Return a component's own choice of bias, or the model's where it makes none."""
@@ -54,7 +57,12 @@ class ModuleConfig(ComponentConfig):
         return 2 * _count(self, ctx)[1]
 
     def tp_plan(self, ctx: LayerContext) -> dict[str, str]:
-        """Say how tensor parallelism may cut the submodules: name -> ``colwise`` or ``rowwise``."""
+        """Say how tensor parallelism may cut the weights: name or pattern -> ``colwise`` or ``rowwise``.
+
+        A name is a submodule's, or that of a parameter or buffer. ``colwise`` cuts the first dimension (a linear
+        layer's outputs, with its bias), ``rowwise`` the second (its inputs; one device keeps the bias). What is not
+        named is whole on every device. The outputs of all devices then sum to the whole output.
+        """
         del ctx
         return {}
 
@@ -77,20 +85,55 @@ class Module(Component, nn.Module):
 
     RESIDUAL_OUTPUTS: ClassVar[tuple[str, ...]] = ()
     """Patterns of the weights whose product is added to the residual stream; initialisation scales them."""
+    KEPT_FP32: ClassVar[tuple[str, ...]] = ()
+    """Buffers that stay in fp32 whatever the weights compute in; a working copy shares them with the original."""
 
     def __init__(self, config: Any = None, ctx: Any = None) -> None:
         nn.Module.__init__(self)
         self.config = config
         self.ctx = ctx
 
+    def after_step(self) -> Mapping[str, float]:
+        """Do what is due once after each training step, and return figures to be logged; nothing by default."""
+        return {}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = {name: self._buffers[name] for name in self.KEPT_FP32 if self._buffers.get(name) is not None}
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            found = self._buffers[name]
+            if kept is not None and found is not None and found.dtype != kept.dtype:
+                self._buffers[name] = kept.to(found.device)
+        return self
+
 
 class Attention(Module):
     """Mixes tokens: the only part in which a token sees another."""
 
     RESIDUAL_OUTPUTS = ("o_proj.weight",)
+    TAKES_SLOPES: ClassVar[bool] = False
+    """Whether ``forward`` subtracts the position's `slopes` times the distance from its scores."""
+    SHARES_VALUES: ClassVar[bool] = False
+    """Whether ``forward`` mixes the first layer's values into its own where ``ctx.value_residual`` asks for it."""
 
     class Config(ModuleConfig):
         """Settings of an attention."""
+
+        def check(self, ctx: LayerContext) -> Iterable[tuple[str, str]]:
+            """Yield ``(key, sentence)`` for what does not fit: positions or values that would be ignored."""
+            owner: Any = self.owner
+            if ctx.position.slopes(1) is not None and not owner.TAKES_SLOPES:
+                yield (
+                    "type",
+                    f"{ctx.position.type} positions are subtracted from attention scores, and {self.type} attention "
+                    "takes none; use rotary positions with it, or softmax attention with these positions",
+                )
+            if ctx.value_residual and not owner.SHARES_VALUES:
+                yield (
+                    "type",
+                    f"value_residual mixes the first layer's values into every layer, and {self.type} attention has no "
+                    "such values; set model.value_residual to false, or use softmax attention",
+                )
 
         def state_bytes(self, ctx: LayerContext, length: int, element_size: int = 4) -> int:
             """Count the bytes of decode state that one row holds after ``length`` tokens."""
@@ -169,6 +212,11 @@ class Position(Module):
             """Return queries (B, H, T, d) and keys (B, K, T, d) with their positions worked in."""
             del seq
             return q, k
+
+        def slopes(self, n_heads: int) -> list[float] | None:
+            """Return for each head what a position of distance costs in its scores; None where distance is free."""
+            del n_heads
+            return None
 
         def problems_with_heads(self, head_dim: int) -> Iterable[str]:
             """Yield why heads of this width cannot be used."""

@@ -6,16 +6,31 @@ Shapes: B batch, T query positions, D d_model, H query heads, K key-value heads,
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field, PositiveInt
+import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from gptwright.nn.base import Attention, LayerContext
 from gptwright.nn.slots import NormSlot
 from gptwright.ops.sequence import Sequence
 
+NO_SCORES = {
+    "attention_dropout": "attention_dropout is impossible with {type} attention, which forms no weights to drop; leave "
+    "it out and use the model's dropout",
+    "softcap": "softcap is impossible with {type} attention, which forms no scores to bound; leave it out, or use "
+    "softmax attention",
+    "sinks": "sinks are impossible with {type} attention, which has no softmax for them to take part in; leave them "
+    "out, or use softmax attention",
+    "window": "window is impossible with {type} attention, whose memory holds all tokens and cannot let go of those "
+    "outside a window; leave it out, or use local attention",
+}
+"""Settings of attentions by softmax that mean nothing to one that sums over keys, with the reason."""
+
 
 class HeadAttention(Attention):
     """Attention that projects to queries, keys and values in heads, mixes, and projects back."""
+
+    SHARES_VALUES = True
 
     class Config(Attention.Config):
         """Settings that every attention with heads has."""
@@ -32,8 +47,6 @@ class HeadAttention(Attention):
         """Bias in the query, key and value projections. Default the model's `bias`."""
         out_bias: bool | None = None
         """Bias in the output projection. Default the model's `bias`."""
-        attention_dropout: float = Field(default=0.0, ge=0, lt=1)
-        """Probability of dropping an attention weight in training; a slower path on a CPU."""
 
         def kv_heads(self) -> int:
             """Return the number of key-value heads."""
@@ -45,6 +58,7 @@ class HeadAttention(Attention):
 
         def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
             """Yield what does not fit: heads that do not divide, heads too odd for the positions."""
+            yield from super().check(ctx)
             divides = self.head_dim is not None or ctx.d_model % self.n_heads == 0
             if not divides:
                 yield "n_heads", _does_not_divide(self.n_heads, ctx.d_model)
@@ -87,12 +101,12 @@ class HeadAttention(Attention):
             self.q_norm = config.qk_norm.build(ctx, self.head_dim)
             self.k_norm = config.qk_norm.build(ctx, self.head_dim)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, seq: Sequence) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, H, T, d), keys and values (B, K, T, d), QK-normed, without positions."""
         q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return q, k, v
+        return q, k, with_first_values(v, seq, self.ctx)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, T, d)
@@ -105,10 +119,15 @@ class HeadAttention(Attention):
         """Join heads (B, H, T, d) and project back to (B, T, D)."""
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
-    @property
-    def dropout(self) -> float:
-        """Probability of dropping a weight now: 0 in eval mode."""
-        return self.config.attention_dropout if self.training else 0.0
+
+def with_first_values(v: Tensor, seq: Sequence, ctx: LayerContext) -> Tensor:
+    """Mix the first layer's values of the same tokens into ``v`` (Zhou et al., 2024, https://arxiv.org/abs/2410.17897)."""
+    if not ctx.value_residual:
+        return v
+    if ctx.layer_index == 0:
+        seq.memo["first values"] = v
+        return v
+    return torch.lerp(v, seq.memo["first values"], ctx.value_residual)
 
 
 def _divisors(n: int) -> list[int]:

@@ -10,14 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptwright.ops.attention import attention
+from gptwright.ops.attention import PLAIN, Scoring, attention
+from gptwright.ops.reference import beside
 from gptwright.ops.sequence import Sequence
 
 MIN_BLOCK = 64
 """Blocks smaller than this lose more in kernel calls than they save in work."""
 
 
-def local_attention(q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, *, dropout: float = 0.0) -> Tensor:
+def local_attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, *, scoring: Scoring = PLAIN
+) -> Tensor:
+    """Do what `local_attention` does under one dense (B, T, T) mask."""
+    positions = (seq.positions, seq.positions)
+    return attention(q, k, v, seq.visible(window), scoring=scoring, positions=positions)
+
+
+@beside(local_attention_reference)
+def local_attention(q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, *, scoring: Scoring = PLAIN) -> Tensor:
     """Mix the values of the ``window`` latest visible positions.
 
     Args:
@@ -26,28 +36,21 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int,
         v: (B, K, T, d).
         seq: the batch; its own rules (padding, documents) hold inside the window.
         window: how many positions a query sees, itself included; at least 1.
-        dropout: probability of dropping a weight.
+        scoring: what else happens to scores.
 
     Returns:
         (B, H, T, d).
     """
     length = q.shape[2]
     if length <= window and seq.is_causal:
-        return attention(q, k, v, None, causal=True, dropout=dropout)
+        return attention(q, k, v, None, causal=True, scoring=scoring)
     block = max(window, MIN_BLOCK)
     if length <= 2 * block or not seq.gapless:
-        return local_attention_reference(q, k, v, seq, window, dropout=dropout)
-    return _blocked(q, k, v, seq, window, block, dropout)
+        return local_attention_reference(q, k, v, seq, window, scoring=scoring)
+    return _blocked(q, k, v, seq, window, block, scoring)
 
 
-def local_attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, *, dropout: float = 0.0
-) -> Tensor:
-    """Do what `local_attention` does under one dense (B, T, T) mask."""
-    return attention(q, k, v, seq.visible(window), dropout=dropout)
-
-
-def _blocked(q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, block: int, dropout: float) -> Tensor:
+def _blocked(q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, block: int, scoring: Scoring) -> Tensor:
     """Let each block of queries see its own block of keys and the one before it."""
     batch, heads, length, width = q.shape
     q, k, v = (_blocks(x, block) for x in (q, k, v))  # (B, N, heads, C, d)
@@ -55,7 +58,10 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, block:
     k, v = _with_previous(k), _with_previous(v)  # (B, N, K, 2C, d)
     mask = seq.once(("blocks", window, block), lambda: _block_mask(seq, window, block))  # (B or 1, N, C, 2C)
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)  # (B*N, C, 2C)
-    mixed = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, dropout=dropout)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B*N, heads, ., d)
+    here = torch.arange(block, 3 * block, device=mask.device)[None]
+    positions = (here[:, :block], here - block)  # by index: the keys of a block lie right before its queries
+    mixed = attention(q, k, v, mask, scoring=scoring, positions=positions)
     mixed = mixed.view(batch, count, heads, block, width).transpose(1, 2)  # (B, H, N, C, d)
     return mixed.reshape(batch, heads, count * block, width)[:, :, :length]
 

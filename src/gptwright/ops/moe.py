@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gptwright.ops.reference import beside
+
 
 def route(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Choose experts: ``scores`` (N, E) fp32 -> weights (N, k), experts (N, k) and probabilities (N, E).
@@ -22,6 +24,14 @@ def route(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     return weights, chosen, probs
 
 
+def dispatch_reference(x: Tensor, weights: Tensor, chosen: Tensor, experts: list[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Do what `dispatch` does by running every expert on every token."""
+    outputs = torch.stack([run(x) for run in experts], 1)  # (N, E, D)
+    gates = torch.zeros(len(x), len(experts), dtype=x.dtype).scatter_(1, chosen, weights.to(x.dtype))
+    return (outputs * gates[..., None]).sum(1)
+
+
+@beside(dispatch_reference)
 def dispatch(x: Tensor, weights: Tensor, chosen: Tensor, experts: list[Callable[[Tensor], Tensor]]) -> Tensor:
     """Return the weighted sum of each token's experts, every expert run once on all of its tokens.
 
@@ -41,13 +51,6 @@ def dispatch(x: Tensor, weights: Tensor, chosen: Tensor, experts: list[Callable[
     visited = torch.cat([run(part) for run, part in zip(experts, slices, strict=True) if len(part)])
     weighted = visited * weights.flatten()[order, None].to(x.dtype)
     return torch.zeros_like(x).index_add_(0, tokens, weighted)
-
-
-def dispatch_reference(x: Tensor, weights: Tensor, chosen: Tensor, experts: list[Callable[[Tensor], Tensor]]) -> Tensor:
-    """Do what `dispatch` does by running every expert on every token."""
-    outputs = torch.stack([run(x) for run in experts], 1)  # (N, E, D)
-    gates = torch.zeros(len(x), len(experts), dtype=x.dtype).scatter_(1, chosen, weights.to(x.dtype))
-    return (outputs * gates[..., None]).sum(1)
 
 
 def load_balance(probs: Tensor, chosen: Tensor, real: Tensor) -> Tensor:

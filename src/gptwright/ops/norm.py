@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptwright.ops.reference import beside
 
+
+def rms_norm_reference(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """Do what `rms_norm` does, by torch's own composition."""
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+@beside(rms_norm_reference)
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Return ``x / sqrt(mean(x^2) + eps)``, times ``weight`` where there is one (Zhang and Sennrich, 2019).
 
@@ -24,11 +32,6 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     if x.device.type != "cpu":
         return rms_norm_reference(x, weight, eps)
     return _RMSNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
-
-
-def rms_norm_reference(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Do what `rms_norm` does, by torch's own composition."""
-    return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptwright.ops.reference import beside
+
 
 def rotary_angles(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosines and sines, each (B, 1, T, width) fp32, for ``positions`` (B, T)."""
@@ -20,18 +22,19 @@ def rotary_angles(positions: Tensor, width: int, theta: float) -> tuple[Tensor, 
     return angles.cos(), angles.sin()
 
 
+def rotate_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Do what `rotate` does, as the formula is usually written."""
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat((-high, low), -1) * sin
+
+
+@beside(rotate_reference)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the feature pairs of ``x`` (B, H, T, d); cosines and sines broadcast, in the dtype of ``x``.
 
     Turning back is the gradient of turning, so nothing but the angles is kept for the backward pass.
     """
     return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
-
-
-def rotate_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Do what `rotate` does, as the formula is usually written."""
-    low, high = x.chunk(2, -1)
-    return x * cos + torch.cat((-high, low), -1) * sin
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

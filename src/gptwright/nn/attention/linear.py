@@ -1,15 +1,14 @@
 """Linear attention: a sum of key-value products instead of a cache."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gptwright.nn.base import LayerContext
-from gptwright.nn.heads import HeadAttention
-from gptwright.nn.state import Recurrent
-from gptwright.ops.linear_attention import FEATURES, Features, empty_memory, linear_attention
+from gptwright.nn.heads import NO_SCORES, HeadAttention
+from gptwright.nn.state.recurrent import Recurrent
+from gptwright.ops.linear_attention import FEATURES, Features, Memory, empty_memory, linear_attention
 from gptwright.ops.sequence import Sequence
 
 
@@ -24,15 +23,7 @@ class Linear(HeadAttention):
         feature_map: Literal["elu", "relu"] = "elu"
         """Positive features of queries and keys: `elu` is elu(x) + 1, `relu` is relu(x) + 0.1."""
 
-        def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
-            """Yield what does not fit; weights that are never formed cannot be dropped."""
-            yield from super().check(ctx)
-            if self.attention_dropout:
-                yield (
-                    "attention_dropout",
-                    f"attention_dropout {self.attention_dropout} is impossible with linear attention, which forms no "
-                    "weights to drop; set it to 0 and use the model's dropout",
-                )
+        WITHOUT = NO_SCORES
 
         def mixing_flops(self, ctx: LayerContext, context: int) -> int:
             """Count forward FLOPs a token of adding to the state and reading it, whatever the context."""
@@ -45,14 +36,16 @@ class Linear(HeadAttention):
             width = self.width(ctx)
             return 4 * self.n_heads * width * (width + 1)
 
-    def init_state(self, batch: int, length: int, *, device: Any = None, dtype: torch.dtype | None = None) -> Recurrent:
+    def init_state(
+        self, batch: int, length: int, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Recurrent[Memory]:
         """Return sums over no token, in fp32 whatever the length and dtype."""
         del length, dtype
         return Recurrent(empty_memory(batch, self.config.n_heads, self.head_dim, device))
 
-    def forward(self, x: Tensor, seq: Sequence, state: Recurrent | None = None) -> Tensor:
+    def forward(self, x: Tensor, seq: Sequence, state: Recurrent[Memory] | None = None) -> Tensor:
         """Mix ``x`` (B, T, D); with a state, on top of the sums over the tokens fed before."""
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, seq)
         k, v = self._share(k), self._share(v)
         feature = FEATURES[self.config.feature_map]
         q_plain, k_plain = feature(q.float()), feature(k.float())

@@ -7,19 +7,23 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from gptwright.nn.base import LayerContext
-from gptwright.nn.heads import HeadAttention
-from gptwright.nn.state import RingCache
+from gptwright.nn.scored import ScoredAttention
+from gptwright.nn.state.ring import RingCache
 from gptwright.ops.attention import attention
 from gptwright.ops.local_attention import local_attention
 from gptwright.ops.sequence import Sequence
 
 
-class Local(HeadAttention):
+class Local(ScoredAttention):
     """Sliding-window attention (Beltagy et al., 2020; Jiang et al., 2023), in time T x window."""
 
-    EXAMPLES = ({"n_heads": 4, "window": 5}, {"n_heads": 4, "n_kv_heads": 2, "window": 70})
+    EXAMPLES = (
+        {"n_heads": 4, "window": 5},
+        {"n_heads": 4, "n_kv_heads": 2, "window": 70},
+        {"n_heads": 4, "window": 33, "softcap": 5.0, "sinks": True},
+    )
 
-    class Config(HeadAttention.Config):
+    class Config(ScoredAttention.Config):
         """Settings of local attention."""
 
         window: PositiveInt
@@ -48,13 +52,14 @@ class Local(HeadAttention):
 
     def forward(self, x: Tensor, seq: Sequence, state: RingCache | None = None) -> Tensor:
         """Mix ``x`` (B, T, D); with a state, the window reaches into the tokens fed before."""
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, seq)
         q, k = self.turn(q, k, seq)
         if state is not None and state.length > 0:
-            keys, values, mask = state.append(k.to(state.k.dtype), v.to(state.v.dtype), seq)
-            mixed = attention(q, keys.to(q.dtype), values.to(q.dtype), mask, dropout=self.dropout)
+            keys, values, mask, key_positions = state.append(k.to(state.k.dtype), v.to(state.v.dtype), seq)
+            keys, values, positions = keys.to(q.dtype), values.to(q.dtype), (seq.positions, key_positions)
+            mixed = attention(q, keys, values, mask, scoring=self.scoring, positions=positions)
         else:
             if state is not None:
                 state.write(k.to(state.k.dtype), v.to(state.v.dtype), seq)
-            mixed = local_attention(q, k, v, seq, self.config.window, dropout=self.dropout)
+            mixed = local_attention(q, k, v, seq, self.config.window, scoring=self.scoring)
         return self.merge(mixed)

@@ -5,22 +5,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptwright.nn.heads import HeadAttention
-from gptwright.nn.state import KeyValueCache
+from gptwright.nn.scored import ScoredAttention
+from gptwright.nn.state.cache import KeyValueCache
 from gptwright.ops.attention import attention
 from gptwright.ops.sequence import Sequence
 
 
-class Softmax(HeadAttention):
+class Softmax(ScoredAttention):
     """Multi-head, grouped-query and multi-query attention (Vaswani et al., 2017; Ainslie et al., 2023)."""
 
     EXAMPLES = (
         {"n_heads": 4},
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 4, "n_kv_heads": 1, "qk_norm": "rms_norm"},
+        {"n_heads": 4, "n_kv_heads": 2, "softcap": 5.0, "sinks": True},
     )
 
-    class Config(HeadAttention.Config):
+    class Config(ScoredAttention.Config):
         """Settings of softmax attention."""
 
     def init_state(
@@ -38,15 +39,17 @@ class Softmax(HeadAttention):
 
     def forward(self, x: Tensor, seq: Sequence, state: KeyValueCache | None = None) -> Tensor:
         """Mix ``x`` (B, T, D); with a state, each token also sees the tokens fed before."""
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, seq)
         q, k = self.turn(q, k, seq)
         first = state is None or state.columns.length == 0
-        mask = None
+        mask, key_positions = None, seq.positions
         if state is not None:
             k, v, mask = state.append(k.to(state.k.dtype), v.to(state.v.dtype), seq)
+            key_positions = state.positions
         causal = first and seq.is_causal
         if causal:
             mask = None
         elif state is None:
             mask = seq.visible()
-        return self.merge(attention(q, k.to(q.dtype), v.to(q.dtype), mask, causal=causal, dropout=self.dropout))
+        k, v, positions = k.to(q.dtype), v.to(q.dtype), (seq.positions, key_positions)
+        return self.merge(attention(q, k, v, mask, causal=causal, scoring=self.scoring, positions=positions))

@@ -1,0 +1,96 @@
+"""What every decode state offers, and what states of columns share.
+
+Shapes: B batch, T new tokens, S tokens seen.
+
+A state takes any number of tokens at a time. ``select`` keeps some rows, ``truncate`` forgets the latest
+tokens where the mathematics allows it, ``nbytes`` is what it holds.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from gptwright.errors import GptwrightError
+from gptwright.ops.sequence import Sequence, visible
+
+BLOCK = 64
+"""Caches grow by whole blocks, so that shapes repeat."""
+
+
+@runtime_checkable
+class State(Protocol):
+    """What every decode state offers."""
+
+    def select(self, rows: Tensor) -> "State":
+        """Return a state of only these ``rows`` (int64 indices), in this order."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` columns fed so far."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
+def check_truncation(length: int, seen: int) -> None:
+    """Refuse a length that is negative or has not been reached."""
+    if not 0 <= length <= seen:
+        raise GptwrightError(f"cannot truncate a state of {seen} tokens to {length}; give a length from 0 to {seen}")
+
+
+class Columns:
+    """Columns of a batch in the order fed: their positions and segments, with room for more."""
+
+    def __init__(self, batch: int, capacity: int, device: Any) -> None:
+        self.positions = torch.zeros(batch, capacity, dtype=torch.long, device=device)
+        self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=device)
+        self.length = 0
+        self.plain = True  # every row has been one unpadded segment from position 0
+
+    def append(self, seq: Sequence) -> None:
+        """Take in the columns of ``seq``."""
+        stop = self.length + len(seq)
+        if stop > self.positions.shape[1]:
+            self._grow(stop)
+        self.plain = self.plain and seq.start == self.length
+        self.positions[:, self.length : stop] = seq.positions
+        self.segments[:, self.length : stop] = seq.segments
+        self.length = stop
+
+    def _grow(self, needed: int) -> None:
+        self.positions = grown(self.positions, needed, dim=1)
+        self.segments = grown(self.segments, needed, dim=1)
+
+    def mask(self, queries: Sequence) -> Tensor | None:
+        """(B, T, S) bool for queries just appended; None where nothing is hidden."""
+        if self.plain and len(queries) == 1:
+            return None
+        return visible(queries, self.positions[:, : self.length], self.segments[:, : self.length])
+
+    def select(self, rows: Tensor) -> "Columns":
+        """Return the columns of only these rows."""
+        chosen = Columns.__new__(Columns)
+        chosen.positions, chosen.segments = self.positions[rows], self.segments[rows]
+        chosen.length, chosen.plain = self.length, self.plain
+        return chosen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.positions.nbytes + self.segments.nbytes
+
+
+def round_up(length: int) -> int:
+    """Return ``length`` rounded up to a whole number of blocks."""
+    return -(-max(length, 1) // BLOCK) * BLOCK
+
+
+def grown(x: Tensor, needed: int, *, dim: int) -> Tensor:
+    """Return ``x`` with room for at least ``needed`` entries along ``dim``, at least half again as large."""
+    shape = list(x.shape)
+    shape[dim] = round_up(max(needed, shape[dim] + shape[dim] // 2)) - shape[dim]
+    return torch.cat((x, x.new_zeros(shape)), dim)
