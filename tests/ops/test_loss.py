@@ -34,6 +34,19 @@ def test_chunks_equal_the_whole(agree, draw, rows, smoothing):
     )
 
 
+@pytest.mark.parametrize("softcap", [0.5, 3.0, 30.0])
+@pytest.mark.usefixtures("chunk")
+def test_bounded_logits_chunk_by_chunk_equal_the_whole(agree, draw, softcap):
+    targets = targets_of(65, 11)
+    agree(
+        lambda h, w: chunked_loss(h, w, targets, label_smoothing=0.1, softcap=softcap),
+        lambda h, w: F.cross_entropy(
+            softcap * torch.tanh(h @ w.mT / softcap), targets, reduction="sum", label_smoothing=0.1
+        ),
+        draw((65, 6), (11, 6)),
+    )
+
+
 @pytest.mark.usefixtures("chunk")
 def test_gradients_only_where_they_are_wanted(draw):
     hidden, head = draw((9, 6), (11, 6))

@@ -31,7 +31,7 @@ class ComponentConfig(Config):
 
     owner: ClassVar[type["Component"]]
     WITHOUT: ClassVar[dict[str, str]] = {}
-    """Settings of other components of the slot that mean nothing here, each with the reason and the way out: `{type}` is the name."""
+    """Settings of other components that mean nothing here, with the reason and the way out; `{type}` is the name."""
 
     type: str = ""
     """The component: its file name, or `package.module:Class` for one of your own."""

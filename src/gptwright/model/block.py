@@ -8,6 +8,7 @@ Shapes: B batch, T query positions, D d_model.
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gptwright.nn.base import Norm
@@ -27,6 +28,8 @@ class Block(nn.Module):
     attention_post_norm: Norm
     feed_forward_norm: Norm
     feed_forward_post_norm: Norm
+    attention_scale: Tensor | None
+    feed_forward_scale: Tensor | None
 
     def __init__(self, config: "ModelConfig", index: int) -> None:
         super().__init__()
@@ -37,6 +40,14 @@ class Block(nn.Module):
         self.attention = attention.build(ctx)
         self.feed_forward = feed_forward.build(ctx)
         self.dropout = nn.Dropout(config.dropout)
+        self.residual_factor = config.residual_factor
+        for name in ("attention_scale", "feed_forward_scale"):
+            scale = None if config.layer_scale is None else torch.full((config.d_model,), config.layer_scale)
+            self.register_parameter(name, None if scale is None else nn.Parameter(scale))
+
+    def add(self, x: Tensor, out: Tensor, scale: Tensor | None) -> Tensor:
+        """Return ``x`` with a part's output added to it, scaled as the settings say."""
+        return torch.add(x, out if scale is None else out * scale, alpha=self.residual_factor)
 
     def mix(self, x: Tensor, seq: Sequence, state: State | None) -> Tensor:
         """Return the attention's output, dropped out."""
@@ -54,8 +65,8 @@ class Pre(Block):
 
     def forward(self, x: Tensor, seq: Sequence, state: State | None = None) -> Tensor:
         """Map ``x`` (B, T, D) to (B, T, D)."""
-        x = x + self.mix(self.attention_norm(x), seq, state)
-        return x + self.think(self.feed_forward_norm(x), seq)
+        x = self.add(x, self.mix(self.attention_norm(x), seq, state), self.attention_scale)
+        return self.add(x, self.think(self.feed_forward_norm(x), seq), self.feed_forward_scale)
 
 
 class Post(Block):
@@ -63,8 +74,8 @@ class Post(Block):
 
     def forward(self, x: Tensor, seq: Sequence, state: State | None = None) -> Tensor:
         """Map ``x`` (B, T, D) to (B, T, D)."""
-        x = self.attention_norm(x + self.mix(x, seq, state))
-        return self.feed_forward_norm(x + self.think(x, seq))
+        x = self.attention_norm(self.add(x, self.mix(x, seq, state), self.attention_scale))
+        return self.feed_forward_norm(self.add(x, self.think(x, seq), self.feed_forward_scale))
 
 
 class Sandwich(Block):
@@ -74,8 +85,10 @@ class Sandwich(Block):
 
     def forward(self, x: Tensor, seq: Sequence, state: State | None = None) -> Tensor:
         """Map ``x`` (B, T, D) to (B, T, D)."""
-        x = x + self.attention_post_norm(self.mix(self.attention_norm(x), seq, state))
-        return x + self.feed_forward_post_norm(self.think(self.feed_forward_norm(x), seq))
+        mixed = self.attention_post_norm(self.mix(self.attention_norm(x), seq, state))
+        x = self.add(x, mixed, self.attention_scale)
+        thought = self.feed_forward_post_norm(self.think(self.feed_forward_norm(x), seq))
+        return self.add(x, thought, self.feed_forward_scale)
 
 
 class Parallel(Block):
@@ -86,7 +99,8 @@ class Parallel(Block):
     def forward(self, x: Tensor, seq: Sequence, state: State | None = None) -> Tensor:
         """Map ``x`` (B, T, D) to (B, T, D)."""
         normed = self.attention_norm(x)
-        return x + self.mix(normed, seq, state) + self.think(normed, seq)
+        x = self.add(x, self.mix(normed, seq, state), self.attention_scale)
+        return self.add(x, self.think(normed, seq), self.feed_forward_scale)
 
 
 WIRINGS: dict[str, type[Any]] = {"pre": Pre, "post": Post, "sandwich": Sandwich, "parallel": Parallel}

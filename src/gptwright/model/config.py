@@ -80,12 +80,28 @@ class ModelConfig(Config):
     """Whether projections and layer norms have biases, where a part does not say."""
     tie_embeddings: bool = True
     """Whether the output head shares the token embedding."""
+    d_embedding: PositiveInt | None = None
+    """Width of the token embedding, projected to `d_model` where it is another (Lan et al., 2020: ALBERT,
+    https://arxiv.org/abs/1909.11942). Default `d_model`."""
+    embedding_norm: NormSlot | None = None
+    """Norm of the embeddings before positions are added (Dettmers et al., 2022, https://arxiv.org/abs/2110.02861).
+    Default none."""
+    residual_scale: PositiveFloat | Literal["depth"] = 1.0
+    """Factor on what each part adds to the residual stream; `depth` is 1 / sqrt(2 * n_layers)."""
+    layer_scale: PositiveFloat | None = None
+    """Learned factors on what each part adds, one a feature, beginning at this value (Touvron et al., 2021,
+    https://arxiv.org/abs/2103.17239). Default none."""
+    value_residual: float = Field(default=0.0, ge=0, le=1)
+    """Share of the first layer's values in the values of every later layer, 0.5 in the paper (Zhou et al., 2024,
+    https://arxiv.org/abs/2410.17897)."""
+    logit_softcap: PositiveFloat | None = None
+    """Bound c of the final logits, c * tanh(logit / c) (Gemma 2, https://arxiv.org/abs/2408.00118). Default none."""
     init: Annotated[InitConfig, BeforeValidator(_named_strategy)] = Field(default_factory=InitConfig)
     """How weights begin: a strategy's name, or its settings."""
 
     @model_validator(mode="after")
     def _check_fit(self) -> "ModelConfig":
-        problems = [*self._pattern_problems()] or [*self._part_problems()]
+        problems = [*self._pattern_problems()] or [*self._width_problems(), *self._part_problems()]
         if problems:
             details: list[InitErrorDetails] = [
                 {"type": PydanticCustomError("fit", "{m}", {"m": sentence}), "loc": path, "input": None}
@@ -114,6 +130,24 @@ class ModelConfig(Config):
                     f"block '{name}' has no attention and the model names no default one",
                 )
 
+    def _width_problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.tie_embeddings and self.embedding_width != self.d_model:
+            yield (
+                ("tie_embeddings",),
+                f"tie_embeddings shares a table of d_embedding {self.d_embedding} with a head that reads d_model "
+                f"{self.d_model}; make them equal, or set tie_embeddings to false",
+            )
+        if self.value_residual:
+            widths = {layer: self.layer(layer)[0].value_shape(self.context(layer)) for layer in range(self.n_layers)}
+            for layer, shape in widths.items():
+                if shape and widths[0] and shape != widths[0]:
+                    yield (
+                        ("value_residual",),
+                        f"value_residual mixes values of layer 0, (heads, width) {widths[0]}, into layer {layer}, "
+                        f"which has {shape}; give both the same n_kv_heads and head_dim, or set value_residual to 0",
+                    )
+                    return
+
     def _part_problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
         ctx = self.context(0)
         for where, part in self._parts():
@@ -122,6 +156,8 @@ class ModelConfig(Config):
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield ("norm",), self.norm
+        if self.embedding_norm is not None:
+            yield ("embedding_norm",), self.embedding_norm
         yield ("position",), self.position
         used = {self.pattern_at(i) for i in range(self.n_layers)}
         if None in used or not self.blocks:
@@ -160,7 +196,18 @@ class ModelConfig(Config):
             layer_index=layer,
             bias=self.bias,
             dropout=self.dropout,
+            value_residual=self.value_residual,
         )
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of the token embedding."""
+        return self.d_embedding or self.d_model
+
+    @property
+    def residual_factor(self) -> float:
+        """Factor on what each part adds to the residual stream."""
+        return (2 * self.n_layers) ** -0.5 if self.residual_scale == "depth" else self.residual_scale
 
     def require_vocab_size(self) -> int:
         """Return ``vocab_size``, which must have been set by now."""

@@ -43,20 +43,22 @@ def count(config: "ModelConfig", context: int | None = None) -> Count:
     """Count parameters, FLOPs and state of ``config`` at ``context`` keys (default ``max_seq_len``)."""
     context = context or config.max_seq_len
     ctx, vocab = config.context(0), config.require_vocab_size()
-    embedding = vocab * config.d_model
+    embedding, head = vocab * config.embedding_width, vocab * config.d_model
     position = config.position.num_params(ctx)
     parts = [
         Part("token_embedding", "embedding", 1, embedding, embedding, 0),
+        *_entry_parts(config),
         Part("position", config.position.type, 1, position, position, 0),
         *_layer_parts(config, context),
         _norm_part(config),
+        *_scale_parts(config),
         Part(
             "lm_head",
             "tied" if config.tie_embeddings else "linear",
             1,
-            0 if config.tie_embeddings else embedding,
-            0 if config.tie_embeddings else embedding,
-            2 * embedding,
+            0 if config.tie_embeddings else head,
+            0 if config.tie_embeddings else head,
+            2 * head,
         ),
     ]
     params = sum(part.params for part in parts)
@@ -69,6 +71,26 @@ def count(config: "ModelConfig", context: int | None = None) -> Count:
         state_bytes=config.state_bytes(context),
         parts=parts,
     )
+
+
+def _entry_parts(config: "ModelConfig") -> list[Part]:
+    """Count what stands between the token embedding and the residual stream, where there is something."""
+    parts = []
+    if config.embedding_width != config.d_model:
+        size = config.embedding_width * config.d_model
+        parts.append(Part("embedding_proj", "linear", 1, size, size, 2 * size))
+    if config.embedding_norm is not None:
+        size = config.embedding_norm.num_params(config.context(0))
+        parts.append(Part("embedding_norm", config.embedding_norm.type, 1, size, size, 0))
+    return parts
+
+
+def _scale_parts(config: "ModelConfig") -> list[Part]:
+    """Count the learned factors on what parts add."""
+    if config.layer_scale is None:
+        return []
+    size = 2 * config.n_layers * config.d_model
+    return [Part("layer_scale", "vector", 2 * config.n_layers, size, size, 0)]
 
 
 def _layer_parts(config: "ModelConfig", context: int) -> list[Part]:

@@ -70,7 +70,7 @@ def stream_ids(
     window = _Window(model, ids, padding_mask, max_new_tokens)
     for _ in range(max_new_tokens):
         last = window.read()  # (B, D)
-        token = sample(model.lm_head(last), temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+        token = sample(model.logits(last), temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield token
         window.add(token)
 

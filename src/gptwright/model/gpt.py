@@ -1,6 +1,6 @@
 """The GPT: tokens in, logits out, through interchangeable parts.
 
-Shapes: B batch, T query positions, D d_model, V vocabulary.
+Shapes: B batch, T query positions, D d_model, E width of the token embedding, V vocabulary.
 """
 
 import copy
@@ -16,6 +16,7 @@ from gptwright.model.config import ModelConfig
 from gptwright.model.decode import generate_ids
 from gptwright.model.init import initialise
 from gptwright.model.states import ModelStates
+from gptwright.ops.loss import chunked_loss, softcapped
 from gptwright.ops.precision import Precision
 from gptwright.ops.sequence import Sequence
 
@@ -32,7 +33,11 @@ class GPT(nn.Module):
         """The settings of the run that the model was loaded from, with its data."""
         self.precision: Precision | None = None
         """The precision that the run computed in."""
-        self.token_embedding = nn.Embedding(config.require_vocab_size(), config.d_model)
+        self.token_embedding = nn.Embedding(config.require_vocab_size(), config.embedding_width)
+        if config.embedding_width != config.d_model:
+            self.embedding_proj = nn.Linear(config.embedding_width, config.d_model, bias=False)
+        if config.embedding_norm is not None:
+            self.embedding_norm = config.embedding_norm.build(config.context(0))
         self.position = config.position.build(config.context(0))
         self.dropout = nn.Dropout(config.dropout)
         block = WIRINGS[config.wiring]
@@ -62,7 +67,21 @@ class GPT(nn.Module):
         Raises:
             GptwrightError: shapes or ids do not fit, or there are more positions than the model has.
         """
-        return self.lm_head(self.hidden(ids, self.describe(ids, padding_mask, segments, states), states))
+        return self.logits(self.hidden(ids, self.describe(ids, padding_mask, segments, states), states))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (..., V) of vectors (..., D) that `hidden` returned."""
+        return softcapped(self.lm_head(hidden), self.config.logit_softcap)
+
+    def summed_loss(self, hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Return the summed cross-entropy of ``targets`` (B, T), without holding all logits of ``hidden`` (B, T, D)."""
+        return chunked_loss(
+            hidden.flatten(0, 1),
+            self.lm_head.weight,
+            targets.flatten(),
+            label_smoothing=label_smoothing,
+            softcap=self.config.logit_softcap,
+        )
 
     def describe(
         self,
@@ -84,7 +103,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor, seq: Sequence, states: ModelStates | None = None) -> Tensor:
         """Return the vectors (B, T, D) that the head reads, for ``ids`` described by ``seq``."""
         self._check_positions(seq)
-        x = self.dropout(self.position(self._embed(ids), seq))
+        x = self.dropout(self.position(self._enter(ids), seq))
         for index, layer in enumerate(self.layers):
             x = layer(x, seq, None if states is None else states[index])
         if states is not None:
@@ -128,9 +147,16 @@ class GPT(nn.Module):
         """Where the weights are."""
         return self.token_embedding.weight.device
 
+    def _enter(self, ids: Tensor) -> Tensor:
+        """Return the vectors (B, T, D) that enter the residual stream, without positions."""
+        x = self._embed(ids)  # (B, T, E)
+        if self.config.embedding_width != self.config.d_model:
+            x = self.embedding_proj(x)  # (B, T, D)
+        return x if self.config.embedding_norm is None else self.embedding_norm(x)
+
     def _embed(self, ids: Tensor) -> Tensor:
         try:
-            return F.embedding(ids, self.token_embedding.weight)  # (B, T, D)
+            return F.embedding(ids, self.token_embedding.weight)
         except IndexError:
             low, high, vocab = int(ids.min()), int(ids.max()), self.config.vocab_size
             raise GptwrightError(

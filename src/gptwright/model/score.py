@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gptwright.ops.loss import IGNORE, chunked_loss
+from gptwright.ops.loss import IGNORE
 
 if TYPE_CHECKING:
     from gptwright.model.gpt import GPT
@@ -55,7 +55,7 @@ def summed_loss(model: "GPT", batches: Iterable[tuple[Tensor, Tensor]]) -> tuple
     try:
         for inputs, targets in batches:
             hidden = model.hidden(inputs, model.describe(inputs))
-            nats += float(chunked_loss(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten()))
+            nats += float(model.summed_loss(hidden, targets))
             count += int((targets != IGNORE).sum())
     finally:
         model.train(was_training)

@@ -113,8 +113,6 @@ class Attention(Module):
     RESIDUAL_OUTPUTS = ("o_proj.weight",)
     TAKES_SLOPES: ClassVar[bool] = False
     """Whether ``forward`` subtracts the position's `slopes` times the distance from its scores."""
-    SHARES_VALUES: ClassVar[bool] = False
-    """Whether ``forward`` mixes the first layer's values into its own where ``ctx.value_residual`` asks for it."""
 
     class Config(ModuleConfig):
         """Settings of an attention."""
@@ -128,12 +126,17 @@ class Attention(Module):
                     f"{ctx.position.type} positions are subtracted from attention scores, and {self.type} attention "
                     "takes none; use rotary positions with it, or softmax attention with these positions",
                 )
-            if ctx.value_residual and not owner.SHARES_VALUES:
+            if ctx.value_residual and self.value_shape(ctx) is None:
                 yield (
                     "type",
                     f"value_residual mixes the first layer's values into every layer, and {self.type} attention has no "
-                    "such values; set model.value_residual to false, or use softmax attention",
+                    "such values; set model.value_residual to 0, or use softmax attention",
                 )
+
+        def value_shape(self, ctx: LayerContext) -> tuple[int, int] | None:
+            """Return the heads and width of the values that `value_residual` mixes, or None where it cannot."""
+            del ctx
+            return None
 
         def state_bytes(self, ctx: LayerContext, length: int, element_size: int = 4) -> int:
             """Count the bytes of decode state that one row holds after ``length`` tokens."""

@@ -30,8 +30,6 @@ NO_SCORES = {
 class HeadAttention(Attention):
     """Attention that projects to queries, keys and values in heads, mixes, and projects back."""
 
-    SHARES_VALUES = True
-
     class Config(Attention.Config):
         """Settings that every attention with heads has."""
 
@@ -55,6 +53,10 @@ class HeadAttention(Attention):
         def width(self, ctx: LayerContext) -> int:
             """Return the width of a head."""
             return self.head_dim or max(1, ctx.d_model // self.n_heads)
+
+        def value_shape(self, ctx: LayerContext) -> tuple[int, int] | None:
+            """Return the heads and width of the values."""
+            return self.kv_heads(), self.width(ctx)
 
         def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
             """Yield what does not fit: heads that do not divide, heads too odd for the positions."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptwright.ops.reference import beside
+
 IGNORE = -100
 """Target that counts for nothing."""
 
@@ -42,7 +44,23 @@ def loss(
     )
 
 
-def chunked_loss(hidden: Tensor, head: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Return ``softcap * tanh(logits / softcap)``, or the logits themselves where there is no bound."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def chunked_loss_reference(
+    hidden: Tensor, head: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, softcap: float | None = None
+) -> Tensor:
+    """Do what `chunked_loss` does, with all logits at once."""
+    logits = softcapped(F.linear(hidden, head).float(), softcap)
+    return loss(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+
+
+@beside(chunked_loss_reference)
+def chunked_loss(
+    hidden: Tensor, head: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, softcap: float | None = None
+) -> Tensor:
     """Return the summed cross-entropy of ``hidden @ head.T`` without ever holding all (N, V) logits.
 
     Gradients are formed chunk by chunk in the forward pass, so nothing is computed twice.
@@ -52,13 +70,16 @@ def chunked_loss(hidden: Tensor, head: Tensor, targets: Tensor, *, label_smoothi
         head: (V, D), the output embedding.
         targets: (N,) int64, `IGNORE` where a prediction does not count.
         label_smoothing: as in `loss`.
+        softcap: bound of the logits, as in `softcapped`.
     """
-    return _ChunkedLoss.apply(hidden, head, targets, label_smoothing)  # pyright: ignore[reportReturnType]
+    return _ChunkedLoss.apply(hidden, head, targets, label_smoothing, softcap)  # pyright: ignore[reportReturnType]
 
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, label_smoothing: float, softcap: float | None
+    ) -> Tensor:
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if wants_head else None
@@ -66,7 +87,8 @@ class _ChunkedLoss(torch.autograd.Function):
         rows = max(1, CHUNK_ELEMENTS // len(head))
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows]
-            value, grad = _loss_and_grad(F.linear(part, head).float(), wanted, label_smoothing)
+            logits = softcapped(F.linear(part, head).float(), softcap)
+            value, grad = _loss_and_grad(logits, wanted, label_smoothing, softcap)
             total += value
             grad = grad.to(head.dtype)
             if grad_hidden is not None:
@@ -84,11 +106,16 @@ class _ChunkedLoss(torch.autograd.Function):
             grad_hidden = grad_hidden * grad_output.to(grad_hidden.dtype)
         if grad_head is not None:
             grad_head = (grad_head * grad_output).to(ctx.head_dtype)
-        return grad_hidden, grad_head, None, None
+        return grad_hidden, grad_head, None, None, None
 
 
-def _loss_and_grad(logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return the summed loss of fp32 ``logits`` (N, V) and its gradient, (softmax - target) where it counts."""
+def _loss_and_grad(
+    logits: Tensor, targets: Tensor, label_smoothing: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of fp32 ``logits`` (N, V) and its gradient, (softmax - target) where it counts.
+
+    The gradient is that of the logits before the softcap, whose slope is 1 - (capped / softcap)^2.
+    """
     log_probs = logits.log_softmax(-1)
     value = F.nll_loss(log_probs, targets, ignore_index=IGNORE, reduction="sum")
     counts = (targets != IGNORE)[:, None]
@@ -99,4 +126,6 @@ def _loss_and_grad(logits: Tensor, targets: Tensor, label_smoothing: float) -> t
     grad -= label_smoothing / logits.shape[-1]
     index = targets.clamp(min=0)[:, None]
     grad.scatter_add_(1, index, torch.full_like(index, -(1 - label_smoothing), dtype=grad.dtype))
+    if softcap is not None:
+        grad *= 1 - (logits / softcap).square_()
     return value, grad.mul_(counts)

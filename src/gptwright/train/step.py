@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gptwright.model.gpt import GPT
-from gptwright.ops.loss import IGNORE, chunked_loss
+from gptwright.ops.loss import IGNORE
 from gptwright.ops.precision import Precision
 from gptwright.optim.base import Schedule
 from gptwright.train.config import TrainConfig
@@ -88,8 +88,7 @@ class Stepper:
         model = self.working.model
         seq = model.describe(inputs)
         hidden = model.hidden(inputs, seq)
-        smoothing = self.train.label_smoothing
-        loss = chunked_loss(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten(), label_smoothing=smoothing)
+        loss = model.summed_loss(hidden, targets, label_smoothing=self.train.label_smoothing)
         return loss, sum(seq.aux_losses, torch.zeros((), device=loss.device))
 
     def _clip(self) -> Tensor:
