@@ -4,37 +4,24 @@ Everything comes from the code itself: docstrings, defaults, the menus of the sl
 """
 
 import inspect
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from slot_pages import SLOTS, pictures, slot_page
+from tables import table
 
 import gptwright
 from gptwright.cli.main import VERBS
 from gptwright.config.schema import json_schema
-from gptwright.config.slot import Slot
 from gptwright.model import PRESETS
 from gptwright.model.config import ModelConfig
-from gptwright.nn.slots import ATTENTION, FEED_FORWARD, NORM, POSITION
-from gptwright.tokenizer.load import SLOT as TOKENIZER
-from gptwright.train.config import OPTIM, SCHEDULE, RunConfig
+from gptwright.train.config import RunConfig
 from gptwright.train.settings import read_settings
 
 FOLDER = Path(__file__).parent / "reference"
-SLOTS = {
-    ATTENTION: ("model.attention", "How tokens see each other."),
-    FEED_FORWARD: ("model.feed_forward", "What each token does by itself."),
-    NORM: ("model.norm", "How vectors are normalised."),
-    POSITION: ("model.position", "How tokens know where they stand."),
-    TOKENIZER: ("data.tokenizer", "How text becomes tokens."),
-    OPTIM: ("optim", "What moves the weights."),
-    SCHEDULE: ("schedule", "How the learning rate moves."),
-}
-"""Each slot with its place in the settings and what it is for."""
-TYPES = {"integer": "whole number", "boolean": "true, false", "string": "text", "object": "mapping"}
-"""JSON Schema's words in ours, where they differ."""
 COUNTS = "| preset | parameters | without embeddings | active | training FLOPs a token |"
 
 
@@ -46,25 +33,8 @@ def main() -> None:
     pages |= {"settings": settings_page(schema), "presets": presets_page(), "cli": cli_page(), "python": python_page()}
     for name, text in pages.items():
         (FOLDER / f"{name}.md").write_text(text, "utf-8")
-
-
-def slot_page(slot: Slot, schema: Mapping[str, Any]) -> str:
-    """Return the page of one slot: every component of its menu with settings and examples."""
-    place, purpose = SLOTS[slot]
-    title = slot.kind.replace("_", "-").capitalize()
-    lines = [f"# {title}\n", f"{purpose} Written at `{place}` in the settings.\n"]
-    for name, component in slot.components().items():
-        lines += [f"## {name}\n", inspect.cleandoc(component.__doc__ or "") + "\n"]
-        lines += [*table(schema["$defs"][f"{slot.kind}.{name}"]), "\n"]
-        lines += ["```yaml\n" + "".join(example(slot, name, settings) for settings in component.EXAMPLES) + "```\n"]
-    return "\n".join(lines)
-
-
-def example(slot: Slot, name: str, settings: Mapping[str, Any]) -> str:
-    """Return one line of YAML that chooses the component."""
-    inside = ", ".join(f"{key}: {json.dumps(value)}" for key, value in {"type": name, **settings}.items())
-    key = SLOTS[slot][0].rpartition(".")[2]
-    return f"{key}: {name}\n" if not settings else f"{key}: {{{inside.replace(chr(34), '')}}}\n"
+    for name, picture in pictures():
+        (FOLDER / f"{name}.svg").write_text(picture, "utf-8")
 
 
 def settings_page(schema: Mapping[str, Any]) -> str:
@@ -81,61 +51,6 @@ def settings_page(schema: Mapping[str, Any]) -> str:
     for title, body in sections.items():
         lines += [f"## {title}\n", body.get("description", "") + "\n", *table(body), "\n"]
     return "\n".join(lines)
-
-
-def table(body: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the rows of a settings table from a schema of one mapping."""
-    rows = {key: field for key, field in body["properties"].items() if key != "type"}
-    if not rows:
-        yield "No settings."
-        return
-    yield "| setting | values | default | meaning |\n|---|---|---|---|"
-    for key, field in rows.items():
-        default = "required" if key in body.get("required", ()) else shown(field.get("default"))
-        meaning = " ".join(field.get("description", "").split())
-        yield f"| `{key}` | {cell(values(field))} | {cell(default)} | {cell(meaning)} |"
-
-
-def values(field: Mapping[str, Any]) -> str:
-    """Return in a few words what a field may hold."""
-    if "$ref" in field:
-        name = field["$ref"].rpartition("/")[2]
-        return f"[{name}]({name}.md)" if any(slot.kind == name for slot in SLOTS) else "settings, see below"
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
-    if "anyOf" in field:
-        kinds = [values(each) for each in field["anyOf"] if each.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
-    return words(field) + bounds(field)
-
-
-def words(field: Mapping[str, Any]) -> str:
-    """Return the name of a field's type."""
-    kind = field.get("type", "anything")
-    if kind == "array":
-        return "list of " + (values(field["items"]) if "items" in field else "values")
-    return TYPES.get(kind, kind)
-
-
-def bounds(field: Mapping[str, Any]) -> str:
-    """Return the bounds of a number, where it has any."""
-    names = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    found = [f"{sign} {field[key]}" for key, sign in names.items() if key in field]
-    return f" {', '.join(found)}" if found else ""
-
-
-def shown(default: Any) -> str:
-    """Return a default as YAML would write it; a mapping by its type alone."""
-    if default is None:
-        return ""
-    if isinstance(default, dict):
-        return f"`{default['type']}`" if "type" in default else ("its own defaults" if default else "")
-    return f"`{default}`" if isinstance(default, str) else f"`{json.dumps(default, ensure_ascii=False)}`"
-
-
-def cell(text: str) -> str:
-    """Return text that cannot break out of a table's cell."""
-    return text.replace("|", "\\|").replace("<", "&lt;") if "`" not in text else text.replace("|", "\\|")
 
 
 def presets_page() -> str:

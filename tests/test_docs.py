@@ -2,11 +2,14 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gptwright.config.schema import json_schema
+from gptwright.nn.slots import ATTENTION
 from gptwright.train.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,10 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def reference():
+    sys.path.insert(0, str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location("write_reference", ROOT / "docs" / "write_reference.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(ROOT / "docs"))
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +64,27 @@ def test_the_navigation_names_every_page(reference):
     written = {path.name for path in (ROOT / "docs").glob("*.md")}
     generated = {f"reference/{slot.kind}.md" for slot in reference.SLOTS}
     assert named == written | generated | {f"reference/{name}.md" for name in ("settings", "presets", "cli", "python")}
+
+
+def test_a_page_says_what_a_part_costs(reference, schema):
+    page = reference.slot_page(ATTENTION, schema)
+    assert "Cost at d_model 384, n_heads 6, window 256:" in page
+    assert "| parameters | 589,824 | 589,824 |" in page
+
+
+def test_every_picture_that_a_page_shows_is_drawn(reference, schema):
+    drawn = {f"{name}.svg" for name, _ in reference.pictures()}
+    shown = {name for slot in reference.SLOTS for name in re.findall(r"[\w-]+\.svg", reference.slot_page(slot, schema))}
+    assert shown == drawn
+    assert {f"attention-{name}.svg" for name in ATTENTION.names()} <= drawn
+
+
+def test_a_picture_shows_the_window_and_nothing_across_documents(reference):
+    pictures = sys.modules["pictures"]
+    seen = pictures.influence({"type": "local", "n_heads": 4, "window": 6}, None, pictures.Sequence.plain(1, 24)) > 0
+    distance = torch.arange(24)[:, None] - torch.arange(24)
+    assert torch.equal(seen, (distance >= 0) & (distance < 6))
+    packed = pictures.Sequence.packed(pictures.SEGMENTS)
+    seen = pictures.influence({"type": "softmax", "n_heads": 4}, None, packed) > 0
+    same = (pictures.SEGMENTS.mT == pictures.SEGMENTS) & (pictures.SEGMENTS > 0)
+    assert torch.equal(seen, same.tril())
