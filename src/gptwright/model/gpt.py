@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gptwright.errors import GptwrightError
 from gptwright.model.block import WIRINGS
@@ -33,6 +34,8 @@ class GPT(nn.Module):
         """The settings of the run that the model was loaded from, with its data."""
         self.precision: Precision | None = None
         """The precision that the run computed in."""
+        self.gradient_checkpointing = False
+        """Whether training keeps only each layer's input and computes the rest again in the backward pass."""
         self.token_embedding = nn.Embedding(config.require_vocab_size(), config.embedding_width)
         if config.embedding_width != config.d_model:
             self.embedding_proj = nn.Linear(config.embedding_width, config.d_model, bias=False)
@@ -104,8 +107,12 @@ class GPT(nn.Module):
         """Return the vectors (B, T, D) that the head reads, for ``ids`` described by ``seq``."""
         self._check_positions(seq)
         x = self.dropout(self.position(self._enter(ids), seq))
+        again = self.gradient_checkpointing and states is None and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            x = layer(x, seq, None if states is None else states[index])
+            if again:
+                x = checkpoint(layer, x, seq, use_reentrant=False)
+            else:
+                x = layer(x, seq, None if states is None else states[index])
         if states is not None:
             states.advance(seq)
         return self.final_norm(x)
