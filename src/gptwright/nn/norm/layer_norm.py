@@ -11,7 +11,12 @@ from gptwright.nn.base import LayerContext, Norm
 
 
 class LayerNorm(Norm):
-    """Subtract the mean, divide by the standard deviation, scale and shift (Ba et al., 2016)."""
+    """Subtract the mean, divide by the standard deviation, scale and shift.
+
+        (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
+
+    Ba et al., 2016, https://arxiv.org/abs/1607.06450.
+    """
 
     EXAMPLES = ({}, {"bias": True, "eps": 1e-6})
 

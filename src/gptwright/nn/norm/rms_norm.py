@@ -11,7 +11,12 @@ from gptwright.ops.norm import rms_norm
 
 
 class RMSNorm(Norm):
-    """Divide by the root mean square and scale (Zhang and Sennrich, 2019)."""
+    """Divide by the root mean square and scale.
+
+        x / sqrt(mean(x^2) + eps) * weight
+
+    Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467.
+    """
 
     EXAMPLES = ({}, {"eps": 1e-5, "scale": False})
 

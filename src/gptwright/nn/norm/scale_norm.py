@@ -10,7 +10,12 @@ from gptwright.nn.base import LayerContext, Norm
 
 
 class ScaleNorm(Norm):
-    """Give every vector the same learned length g, first sqrt(width) (Nguyen and Salazar, 2019)."""
+    """Give every vector the same learned length g, which begins at sqrt(width).
+
+        g * x / max(|x|, eps)
+
+    Nguyen and Salazar, 2019, https://arxiv.org/abs/1910.05895.
+    """
 
     EXAMPLES = ({}, {"eps": 1e-3})
 

@@ -6,9 +6,11 @@ from gptwright.nn.base import LayerContext, Position
 
 
 class Alibi(Position):
-    """Subtract from each score the distance times a slope that halves or so from head to head (Press et al., 2022).
+    """Subtract from each score the distance times the slope of its head; steep heads look near, flat ones far.
 
-    https://arxiv.org/abs/2108.12409
+        score(i, j) = q_i . k_j / sqrt(d) - slope_h * (i - j),   slope_h = 2^(-8 h / n_heads)
+
+    Press et al., 2022, https://arxiv.org/abs/2108.12409.
     """
 
     class Config(Position.Config):

@@ -6,7 +6,10 @@ from gptwright.nn.base import LayerContext, Position
 
 
 class NoPosition(Position):
-    """Leave order to the causal mask (Kazemnejad et al., 2023, https://arxiv.org/abs/2305.19466)."""
+    """Leave order to the causal mask: embeddings, queries and keys stay as they are.
+
+    Kazemnejad et al., 2023, https://arxiv.org/abs/2305.19466.
+    """
 
     class Config(Position.Config):
         """No settings."""
