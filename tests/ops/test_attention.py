@@ -50,13 +50,38 @@ def test_bf16_is_rounded_not_wrong(draw, length):
     assert (found.double() - exact).norm() / exact.norm() < 8e-3
 
 
-def test_long_sequences_take_another_path_to_the_same_result(draw, monkeypatch):
-    import gptwright.ops.blocked_attention as blocked
+@pytest.mark.parametrize("causal", [False, True])
+def test_queries_may_be_the_last_of_the_keys(agree, draw, causal):
+    for queries in (1, 3, 140):
+        qkv = draw((2, 4, queries, 6), (2, 2, 300, 6), (2, 2, 300, 6))
+        agree(
+            lambda *x: attention(*x, None, causal=causal),
+            lambda *x: attention_reference(*x, None, causal=causal),
+            qkv,
+        )
 
-    qkv = draw((1, 2, 300, 6), (1, 2, 300, 6), (1, 2, 300, 6))
-    by_blocks = attention(*qkv, None, causal=True)
-    monkeypatch.setattr(blocked, "LONGEST", 10)
-    torch.testing.assert_close(attention(*qkv, None, causal=True), by_blocks)
+
+def test_a_mask_holds_for_every_scoring(agree, draw):
+    mask = Sequence.packed(torch.arange(400).view(2, 200) % 200 // 40 + 1).visible()
+    inputs = draw((2, 4, 200, 6), (2, 2, 200, 6), (2, 2, 200, 6), (4,))
+    slopes = torch.tensor([0.5, 0.1, 0.02, 0.3])
+    agree(
+        lambda q, k, v, sinks: attention(q, k, v, mask, scoring=Scoring(5.0, slopes, sinks)),
+        lambda q, k, v, sinks: attention_reference(q, k, v, mask, scoring=Scoring(5.0, slopes, sinks)),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_head_with_a_sink_may_look_at_nothing(draw, scored):
+    q, k, v = draw(*[(1, 2, 150, 6)] * 3)
+    mask = torch.ones(1, 150, 150, dtype=torch.bool).tril()
+    mask[:, 70] = False
+    sinks = torch.zeros(2, requires_grad=True)
+    out = attention(q, k, v, mask, scoring=Scoring(3.0 if scored else None, None, sinks))
+    assert out[:, :, 70].abs().max() == 0
+    out.square().sum().backward()
+    assert torch.isfinite(sinks.grad).all()
 
 
 def test_dropout_keeps_the_mean_and_drops_whole_weights(draw):

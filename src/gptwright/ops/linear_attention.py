@@ -1,151 +1,176 @@
-"""Linear attention: a recurrent state instead of a growing cache, computed in chunks.
+"""Linear attention: a recurrent memory instead of a growing cache, computed in chunks.
 
-With positive features f, the output of a query is  (f(q) . sum f(k) v^T) / (f(q) . sum f(k))  over the
-keys it sees (Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236). The sums are carried from
-chunk to chunk, so time grows with T and the state has a fixed size. With rotary positions the features
-of the numerator are rotated and those of the denominator are not, which keeps it positive (Su et al.,
-2021, equation 19, https://arxiv.org/abs/2104.09864).
+With features f, the output of a query is  f(q) . sum f(k) v^T  over the keys it sees, divided where features are
+positive by  f(q) . sum f(k)  (Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236). A decay multiplies both
+sums at each token: a number for each head in retention (Sun et al., 2023, https://arxiv.org/abs/2307.08621), or one
+that depends on the token (Yang et al., 2023, https://arxiv.org/abs/2312.06635; Dao and Gu, 2024,
+https://arxiv.org/abs/2405.21060). The sums pass from chunk to chunk, so time grows with T and the memory has a fixed
+size. With rotary positions the features of the numerator are rotated and those of the denominator are not, which keeps
+it positive (Su et al., 2021, equation 19, https://arxiv.org/abs/2104.09864).
 
-Shapes: B batch, H heads, T positions, N chunks of C positions, d head width.
+Shapes: B batch, H heads, T positions, N chunks of C positions, d feature width, e value width.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from gptwright.ops.chunks import Decays, Span, begins, decays, in_spans, joined, scaled, spans
+from gptwright.ops.reference import beside
 from gptwright.ops.sequence import Sequence
 
-CHUNK = 64
 TINY = 1e-6
 """Added to the denominator: a query that sees no key (padding) gives 0, not 0 / 0."""
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": lambda x: F.elu(x) + 1,
-    "relu": lambda x: F.relu(x) + 0.1,  # much less, and denominators of sparse features come close to 0
+    "elu": lambda x: x.clamp(max=0).exp() + x.relu(),  # elu(x) + 1; torch traces strides of its own that do not come true
+    "relu": lambda x: x.relu() + 0.1,  # much less, and denominators of sparse features come close to 0
+    "identity": lambda x: x,
 }
+POSITIVE = ("elu", "relu")
+"""Features whose sums can be divided by."""
 
 
 class Memory(NamedTuple):
-    """What a row remembers of its current document."""
+    """What a row remembers of its current document, in fp32."""
 
     kv: Tensor
-    """(B, H, d, d): sum over keys of f(k) v^T."""
+    """(B, H, d, e): decayed sum over keys of f(k) v^T."""
     k: Tensor
-    """(B, H, d): sum over keys of the unrotated f(k)."""
+    """(B, H, d): decayed sum over keys of the unrotated f(k); (B, H, 0) where nothing is divided by it."""
 
 
 class Features(NamedTuple):
-    """Features of queries and keys, for the numerator and for the denominator, each (B, H, T, d)."""
+    """Features of queries and keys, each (B, H, T, d)."""
 
     q: Tensor
     k: Tensor
-    q_plain: Tensor
-    k_plain: Tensor
+    q_plain: Tensor | None = None
+    """Those of the denominator, where they differ."""
+    k_plain: Tensor | None = None
+
+    def below(self) -> tuple[Tensor, Tensor]:
+        """Return the features of the denominator."""
+        return self.q if self.q_plain is None else self.q_plain, self.k if self.k_plain is None else self.k_plain
 
 
-def empty_memory(batch: int, heads: int, width: int, device: torch.device | str | None = None) -> Memory:
-    """Return the memory of rows that have seen nothing, in fp32."""
-    kv = torch.zeros(batch, heads, width, width, device=device)
-    return Memory(kv, torch.zeros(batch, heads, width, device=device))
+def empty_memory(
+    batch: int, heads: int, width: int, *, values: int | None = None, normalise: bool = True, device: object = None
+) -> Memory:
+    """Return the memory of rows that have seen nothing; ``values`` is the width of a value, by default ``width``."""
+    kv = torch.zeros(batch, heads, width, values or width, device=device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return Memory(kv, kv.new_zeros(batch, heads, width if normalise else 0))
 
 
-def linear_attention(
-    features: Features, v: Tensor, seq: Sequence, memory: Memory | None = None, goes_on: Tensor | None = None
+def linear_attention_reference(
+    features: Features,
+    v: Tensor,
+    seq: Sequence,
+    *,
+    log_decay: Tensor | None = None,
+    normalise: bool = True,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Memory]:
-    """Mix values by feature products, chunk by chunk, in fp32.
+    """Do what `linear_attention` does, token by token."""
+    kv, k_sum = memory or _nothing(features, v, normalise)
+    q_below, k_below = (x.float() for x in features.below())
+    q, k, real = features.q.float(), features.k.float(), seq.real[:, None, :, None]
+    kept = (~begins(seq))[:, None].float()  # (B, 1, T)
+    if log_decay is not None:
+        kept = kept * torch.where(seq.real[:, None], log_decay.float(), 0).exp()
+    outs = []
+    for t in range(len(seq)):
+        kept_t, real_t = kept[:, :, t, None], real[:, :, t]
+        kv = kv * kept_t[..., None] + (k[:, :, t] * real_t)[..., :, None] * v[:, :, t].float()[..., None, :]
+        out = (q[:, :, t, :, None] * kv).sum(-2)  # (B, H, e)
+        if normalise:
+            k_sum = k_sum * kept_t + k_below[:, :, t] * real_t
+            out = out / ((q_below[:, :, t] * k_sum).sum(-1, keepdim=True) + TINY)
+        outs.append(out)
+    return torch.stack(outs, 2).to(v.dtype), Memory(kv, k_sum)
+
+
+@beside(linear_attention_reference)
+def linear_attention(
+    features: Features,
+    v: Tensor,
+    seq: Sequence,
+    *,
+    log_decay: Tensor | None = None,
+    normalise: bool = True,
+    memory: Memory | None = None,
+) -> tuple[Tensor, Memory]:
+    """Mix values by decayed feature products, chunk by chunk, in fp32.
 
     Args:
         features: of queries and keys.
-        v: (B, H, T, d).
-        seq: the batch.
-        memory: what the rows remember of earlier calls, or None.
-        goes_on: (B,) bool: whether the first real token here continues the document remembered.
+        v: (B, H, T, e).
+        seq: the batch; padding neither adds nor decays.
+        log_decay: (B or 1, H, T), at most 0: by what each token first multiplies the sums, or None for no decay.
+        normalise: whether to divide by the sums of features, which must then be positive.
+        memory: what the rows remember of earlier calls, or None. A token at position 0 leaves it behind.
 
     Returns:
-        (B, H, T, d) in the dtype of ``v``, and the memory after the last token.
+        (B, H, T, e) in the dtype of ``v``, and the memory after the last token.
     """
-    dtype, length = v.dtype, v.shape[2]
-    real = seq.real[:, None, :, None]
-    features = Features(*(x.float() for x in features))
-    features = features._replace(k=features.k * real, k_plain=features.k_plain * real)
-    v = v.float() * real
-    if memory is None:
-        memory = empty_memory(v.shape[0], v.shape[1], v.shape[3], v.device)
-    chunk = CHUNK if length > CHUNK else length
-    runs = _pad_runs(seq.runs(), chunk)  # (B, N, C)
-    chunks = Features(*(_chunks(x, chunk) for x in features))  # each (B, H, N, C, d)
-    v_chunks = _chunks(v, chunk)
-    plain = seq.start is not None
-    inside, inside_norm = _inside(chunks, v_chunks, runs, plain)
-    before, memory = _carry(chunks, v_chunks, runs, memory, None if plain else goes_on)
-    fresh = _continues(runs, goes_on, plain)  # (B, 1, N, C, 1): which queries see what was carried
-    above = inside + (chunks.q @ before.kv) * fresh
-    below = inside_norm + (chunks.q_plain * before.k[..., None, :]).sum(-1, keepdim=True) * fresh
-    out = (above / (below + TINY)).flatten(2, 3)[:, :, :length]
-    return out.to(dtype), memory
+    if memory is None or seq.start == 0:
+        memory = _nothing(features, v, normalise)
+    if len(seq) == 1:
+        return _step(features, v, seq, log_decay, normalise, memory)
+    pieces = (in_spans(x, seq) for x in (*features, v, log_decay))
+    outs = []
+    for span, q, k, q_plain, k_plain, values, logs in zip(spans(seq), *pieces, strict=True):
+        assert q is not None and k is not None and values is not None  # noqa: PT018
+        real = None if span.real is None else span.real[..., None]
+        plain = None if k_plain is None else scaled(k_plain, real)
+        part = Features(q, scaled(k, real), q_plain, plain)
+        out, memory = _mixed(part, values, decays(logs, span), normalise, memory)
+        outs.append(out.to(v.dtype))
+    return joined(outs, len(seq)), Memory(*(x.clone() for x in memory))  # not a view of the last span
 
 
-def linear_attention_reference(features: Features, v: Tensor, seq: Sequence) -> Tensor:
-    """Do what `linear_attention` does with one dense (T, T) matrix of products."""
-    seen = seq.visible()[:, None] & seq.real[:, None, None, :]  # (B, 1, T, T)
-    weights = (features.q @ features.k.mT) * seen
-    norm = ((features.q_plain @ features.k_plain.mT) * seen).sum(-1, keepdim=True)
-    return (weights @ v) / (norm + TINY)
+def _nothing(features: Features, v: Tensor, normalise: bool) -> Memory:
+    batch, heads, _, width = features.k.shape
+    return empty_memory(batch, heads, width, values=v.shape[-1], normalise=normalise, device=v.device)
 
 
-def _chunks(x: Tensor, chunk: int) -> Tensor:
-    x = F.pad(x, (0, 0, 0, -x.shape[2] % chunk))
-    return x.unflatten(2, (-1, chunk))  # (B, H, N, C, d)
+def _mixed(f: Features, v: Tensor, decay: Decays, normalise: bool, memory: Memory) -> tuple[Tensor, Memory]:
+    """Return the outputs (B, H, N, C, e) of a span, and the memory after it."""
+    weights = (f.q @ f.k.mT) * decay.within  # (B, H, N, C, C)
+    kv = _passed(memory.kv, scaled(f.k, decay.until).mT @ v, decay.across)  # (B, H, N + 1, d, e)
+    out = weights @ v + scaled(f.q, decay.since) @ kv[:, :, :-1]
+    if not normalise:
+        return out, Memory(kv[:, :, -1], memory.k)
+    q, k = f.below()
+    if f.q_plain is not None:
+        weights = (q @ k.mT) * decay.within
+    k_sum = _passed(memory.k, scaled(k, decay.until).sum(-2), decay.across)  # (B, H, N + 1, d)
+    norm = weights.sum(-1, keepdim=True) + scaled(q, decay.since) @ k_sum[:, :, :-1, :, None]
+    return out / (norm + TINY), Memory(kv[:, :, -1], k_sum[:, :, -1])
 
 
-def _pad_runs(runs: Tensor, chunk: int) -> Tensor:
-    pad = -runs.shape[1] % chunk
-    return torch.cat((runs, runs[:, -1:].expand(-1, pad)), 1).unflatten(1, (-1, chunk))
+def _passed(memory: Tensor, gains: Tensor, across: Tensor) -> Tensor:
+    """Return the sums after each chunk (B, H, N + 1, ...), the one before the first included."""
+    sums = torch.cat((memory[:, :, None], gains), 2)
+    return (across @ sums.flatten(3)).view_as(sums)
 
 
-def _inside(f: Features, v: Tensor, runs: Tensor, plain: bool) -> tuple[Tensor, Tensor]:
-    """Return what queries get from keys of their own chunk: (B, H, N, C, d) and its norm (B, H, N, C, 1)."""
-    causal = torch.ones(runs.shape[-1], runs.shape[-1], dtype=torch.bool, device=runs.device).tril()
-    if not plain:
-        causal = (causal & (runs[..., :, None] == runs[..., None, :]))[:, None]  # (B, 1, N, C, C)
-    weights = (f.q @ f.k.mT) * causal
-    norm = weights if f.q is f.q_plain else (f.q_plain @ f.k_plain.mT) * causal
-    return weights @ v, norm.sum(-1, keepdim=True)
-
-
-def _carry(f: Features, v: Tensor, runs: Tensor, memory: Memory, goes_on: Tensor | None) -> tuple[Memory, Memory]:
-    """Return what each chunk inherits, (B, H, N, d, d) and (B, H, N, d), and what remains after the last."""
-    last = (runs == runs[..., -1:])[:, None, :, :, None]  # (B, 1, N, C, 1): keys of the document that goes on
-    gain = Memory((f.k * last).mT @ v, (f.k_plain * last).sum(3))
-    keep = _keeps(runs, goes_on)  # (B, N): whether a chunk ends in the document that it inherits
-    inherited = []
-    for n in range(runs.shape[1]):
-        inherited.append(memory)
-        kept = keep[:, n, None, None].float()
-        memory = Memory(memory.kv * kept[..., None] + gain.kv[:, :, n], memory.k * kept + gain.k[:, :, n])
-    return Memory(torch.stack([m.kv for m in inherited], 2), torch.stack([m.k for m in inherited], 2)), memory
-
-
-def _first_goes_on(runs: Tensor, goes_on: Tensor | None) -> Tensor:
-    return goes_on if goes_on is not None else torch.ones(len(runs), dtype=torch.bool, device=runs.device)
-
-
-def _inherited_run(runs: Tensor) -> Tensor:
-    """(B, N, 1): the document that each chunk inherits."""
-    return torch.cat((runs[:, :1, :1], runs[:, :-1, -1:]), 1)
-
-
-def _keeps(runs: Tensor, goes_on: Tensor | None) -> Tensor:
-    keep = (runs[..., -1:] == _inherited_run(runs))[..., 0]
-    keep[:, 0] &= _first_goes_on(runs, goes_on)
-    return keep
-
-
-def _continues(runs: Tensor, goes_on: Tensor | None, plain: bool) -> Tensor:
-    same = runs == _inherited_run(runs)  # (B, N, C)
-    if not plain:
-        same[:, 0] &= _first_goes_on(runs, goes_on)[:, None]
-    return same[:, None, :, :, None].float()
+def _step(
+    f: Features, v: Tensor, seq: Sequence, log_decay: Tensor | None, normalise: bool, memory: Memory
+) -> tuple[Tensor, Memory]:
+    """Take in a single token: all there is to decoding."""
+    kept = None if log_decay is None else log_decay.float().exp()  # (B, H, 1)
+    q, k, (q_below, k_below) = f.q.float(), f.k.float(), f.below()
+    if seq.start is None:
+        real, goes_on = seq.real[:, None], ~begins(seq)[:, None]  # (B, 1, 1)
+        kept = goes_on if kept is None else torch.where(real, kept, 1) * goes_on
+        k, k_below = k * real[..., None], k_below * real[..., None]
+    kv = scaled(memory.kv, None if kept is None else kept[..., None]) + k.mT @ v.float()
+    out = q @ kv  # (B, H, 1, e)
+    if not normalise:
+        return out.to(v.dtype), Memory(kv, memory.k)
+    k_sum = scaled(memory.k, kept) + k_below[:, :, 0].float()
+    norm = (q_below[:, :, 0].float() * k_sum).sum(-1)[..., None, None]
+    return (out / (norm + TINY)).to(v.dtype), Memory(kv, k_sum)

@@ -10,7 +10,9 @@ from gptwright.nn.base import LayerContext
 from gptwright.nn.scored import ScoredAttention
 from gptwright.nn.state.ring import RingCache
 from gptwright.ops.attention import attention
-from gptwright.ops.local_attention import local_attention
+from gptwright.ops.attention_rules import Sight
+from gptwright.ops.blocked_attention import blocked_attention
+from gptwright.ops.local_attention import MIN_BLOCK, local_attention
 from gptwright.ops.sequence import Sequence
 
 
@@ -54,7 +56,9 @@ class Local(ScoredAttention):
         """Mix ``x`` (B, T, D); with a state, the window reaches into the tokens fed before."""
         q, k, v = self.project(x, seq)
         q, k = self.turn(q, k, seq)
-        if state is not None and state.length > 0:
+        if state is not None and state.length > 0 and seq.start is not None and len(seq) >= MIN_BLOCK:
+            mixed = self._many(q, k, v, seq, state)
+        elif state is not None and state.length > 0:
             keys, values, mask, key_positions = state.append(k.to(state.k.dtype), v.to(state.v.dtype), seq)
             keys, values, positions = keys.to(q.dtype), values.to(q.dtype), (seq.positions, key_positions)
             mixed = attention(q, keys, values, mask, scoring=self.scoring, positions=positions)
@@ -63,3 +67,11 @@ class Local(ScoredAttention):
                 state.write(k.to(state.k.dtype), v.to(state.v.dtype), seq)
             mixed = local_attention(q, k, v, seq, self.config.window, scoring=self.scoring)
         return self.merge(mixed)
+
+    def _many(self, q: Tensor, k: Tensor, v: Tensor, seq: Sequence, state: RingCache) -> Tensor:
+        """Mix many tokens at once that go on from what the ring remembers, by blocks."""
+        keys, values, segments, key_positions = state.in_order(k.to(state.k.dtype), v.to(state.v.dtype), seq)
+        sight = Sight(causal=True, window=self.config.window, segments=(seq.segments, segments))
+        positions = (seq.positions, key_positions)
+        scoring = self.scoring
+        return blocked_attention(q, keys.to(q.dtype), values.to(q.dtype), sight, scoring=scoring, positions=positions)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gptwright.nn.scored import ScoredAttention
 from gptwright.nn.state.cache import KeyValueCache
 from gptwright.ops.attention import attention
+from gptwright.ops.self_attention import self_attention
 from gptwright.ops.sequence import Sequence
 
 
@@ -41,15 +42,13 @@ class Softmax(ScoredAttention):
         """Mix ``x`` (B, T, D); with a state, each token also sees the tokens fed before."""
         q, k, v = self.project(x, seq)
         q, k = self.turn(q, k, seq)
-        first = state is None or state.columns.length == 0
-        mask, key_positions = None, seq.positions
-        if state is not None:
-            k, v, mask = state.append(k.to(state.k.dtype), v.to(state.v.dtype), seq)
-            key_positions = state.positions
-        causal = first and seq.is_causal
-        if causal:
-            mask = None
-        elif state is None:
-            mask = seq.visible()
-        k, v, positions = k.to(q.dtype), v.to(q.dtype), (seq.positions, key_positions)
+        if state is None:
+            return self.merge(self_attention(q, k, v, seq, scoring=self.scoring))
+        first = state.columns.length == 0
+        k, v = (x.to(q.dtype) for x in state.write(k.to(state.k.dtype), v.to(state.v.dtype), seq))
+        if first:
+            return self.merge(self_attention(q, k, v, seq, scoring=self.scoring))
+        causal = state.columns.plain  # nothing but what comes later is hidden
+        mask = None if causal else state.columns.mask(seq)
+        positions = (seq.positions, state.positions)
         return self.merge(attention(q, k, v, mask, causal=causal, scoring=self.scoring, positions=positions))

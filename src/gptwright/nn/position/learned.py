@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptwright.errors import GptwrightError
 from gptwright.nn.base import LayerContext, Position
 from gptwright.ops.sequence import Sequence
 
@@ -26,5 +27,13 @@ class Learned(Position):
     def forward(self, x: Tensor, seq: Sequence) -> Tensor:
         """Add to ``x`` (B, T, D) the row of each token's position."""
         if seq.start is not None:
-            return x + self.weight[seq.start : seq.start + len(seq)]
+            return x + self._rows(seq.start, seq.start + len(seq))
         return x + self.weight[seq.positions]
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        if stop > len(self.weight):  # a slice would be short, and one row of it would serve all positions
+            raise GptwrightError(
+                f"{stop} tokens were given, but learned positions end at max_seq_len {len(self.weight)}; shorten the "
+                "input, or use positions that do not end (rotary)"
+            )
+        return self.weight[start:stop]

@@ -29,7 +29,8 @@ class Sinusoidal(Position):
             if ctx.d_model % 2:
                 yield (
                     "type",
-                    f"sinusoidal positions need an even d_model, and it is {ctx.d_model}; make it even",
+                    f"sinusoidal positions need an even d_model, and it is {ctx.d_model}; use d_model "
+                    f"{ctx.d_model + 1}, or learned positions",
                 )
 
     def __init__(self, config: Any, ctx: LayerContext) -> None:

@@ -33,13 +33,17 @@ class KeyValueCache:
 
     def append(self, k: Tensor, v: Tensor, seq: Sequence) -> tuple[Tensor, Tensor, Tensor | None]:
         """Take in new keys and values (B, K, T, d); return all so far (B, K, S, d) and the mask (B, T, S)."""
+        return *self.write(k, v, seq), self.columns.mask(seq)
+
+    def write(self, k: Tensor, v: Tensor, seq: Sequence) -> tuple[Tensor, Tensor]:
+        """Take in new keys and values (B, K, T, d) and return all so far (B, K, S, d)."""
         start, stop = self.columns.length, self.columns.length + k.shape[2]
         if stop > self.k.shape[2]:
             self.k, self.v = grown(self.k, stop, dim=2), grown(self.v, stop, dim=2)
         self.k[:, :, start:stop] = k
         self.v[:, :, start:stop] = v
         self.columns.append(seq)
-        return self.k[:, :, :stop], self.v[:, :, :stop], self.columns.mask(seq)
+        return self.k[:, :, :stop], self.v[:, :, :stop]
 
     @property
     def positions(self) -> Tensor:

@@ -5,7 +5,6 @@ Shapes: B batch.
 
 from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor
 
 from gptwright.errors import Unsupported
@@ -16,29 +15,24 @@ M = TypeVar("M", bound=tuple[Tensor, ...])
 
 
 class Recurrent(Generic[M]):
-    """A memory of fixed size: a named tuple of tensors whose first dimension is the batch."""
+    """A memory of fixed size: a named tuple of tensors whose first dimension is the batch.
+
+    It holds each row's current document only: a token at position 0 begins another and leaves it behind.
+    """
 
     def __init__(self, memory: M) -> None:
         self.memory = memory
-        self.segment = torch.zeros(len(memory[0]), dtype=torch.long, device=memory[0].device)
         self.length = 0
 
-    def goes_on(self, seq: Sequence) -> Tensor:
-        """(B,) bool: whether the first real token of ``seq`` continues the document remembered."""
-        first = seq.real.long().argmax(1, keepdim=True)
-        return (seq.segments.gather(1, first)[:, 0] == self.segment) | ~seq.real.any(1)
-
     def update(self, memory: M, seq: Sequence) -> None:
-        """Remember ``memory`` as the sum up to the last token of ``seq``."""
+        """Remember ``memory`` as what there is to know up to the last token of ``seq``."""
         self.memory = memory
-        last = seq.clock().segment
-        self.segment = torch.where(last > 0, last, self.segment)
         self.length += len(seq)
 
     def select(self, rows: Tensor) -> "Recurrent[M]":
         """Return a state of only these rows."""
         chosen = Recurrent(type(self.memory)(*(x[rows] for x in self.memory)))
-        chosen.segment, chosen.length = self.segment[rows], self.length
+        chosen.length = self.length
         return chosen
 
     def truncate(self, length: int) -> None:
@@ -53,4 +47,4 @@ class Recurrent(Generic[M]):
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(x.nbytes for x in self.memory) + self.segment.nbytes
+        return sum(x.nbytes for x in self.memory)

@@ -40,6 +40,21 @@ class RingCache:
         self.write(k, v, seq)
         return keys, values, mask, positions
 
+    def in_order(self, k: Tensor, v: Tensor, seq: Sequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Take in new keys and values of rows that all stand at ``seq.start``; return those in reach by position.
+
+        Returns:
+            Keys and values (B, K, window + T, d), their segments and their positions (B, window + T).
+        """
+        assert seq.start is not None
+        slots = (torch.arange(self.window, device=k.device) + seq.start) % self.window  # oldest first
+        keys = torch.cat((self.k[:, :, slots], k), 2)
+        values = torch.cat((self.v[:, :, slots], v), 2)
+        segments = torch.cat((self.segments[:, slots], seq.segments), 1)
+        positions = torch.cat((self.positions[:, slots], seq.positions), 1)
+        self.write(k, v, seq)
+        return keys, values, segments, positions
+
     def write(self, k: Tensor, v: Tensor, seq: Sequence) -> None:
         """Keep, of the new tokens, the last ``window`` of each row's last document."""
         runs = seq.runs()

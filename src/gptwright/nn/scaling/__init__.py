@@ -1,0 +1,1 @@
+"""Scalings of rotary positions: how models read further than trained. One file each; the listing is the menu."""
