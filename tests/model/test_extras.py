@@ -131,3 +131,21 @@ def test_alibi_is_refused_where_there_are_no_scores(settings):
         gw.ModelConfig.from_dict(settings(position="alibi", attention={"type": "linear", "n_heads": 2}))
     assert "alibi positions are subtracted from attention scores, and linear attention takes none" in str(refused.value)
     assert "use rotary positions with it, or softmax attention" in str(refused.value)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("feed_forward", ["mlp", {"type": "moe", "n_experts": 3, "d_ff": 8}])
+def test_layers_computed_again_give_the_same_gradients(build, ids, dropout, feed_forward):
+    gradients, kept = [], []
+    for again in (False, True):
+        model = build(n_layers=3, dropout=dropout, feed_forward=feed_forward, value_residual=0.5).train()
+        model.gradient_checkpointing = again
+        saved = []
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x):
+            seq = model.describe(ids)
+            out = model.logits(model.hidden(ids, seq)).square().mean() + sum(seq.aux_losses)
+        gradients.append(torch.autograd.grad(out, list(model.parameters())))
+        kept.append(sum(saved))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-8)
+    assert kept[1] < kept[0] / 3

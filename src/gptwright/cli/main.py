@@ -24,6 +24,7 @@ VERBS = {
     "generate": "Continue a prompt with a trained GPT.",
     "eval": "Measure a trained GPT on its whole validation split.",
     "count": "Print parameters and FLOPs without building anything.",
+    "check": "Hold the contracts against a component, ours or your own.",
     "data": "Prepare text for training.",
     "config": "Show, check and compare settings.",
     "report": "Write the report of a run as one HTML file.",

@@ -20,7 +20,18 @@ from gptwright.nn.slots import (
     PositionSlot,
 )
 
-Strategy = Literal["gpt2", "normal", "xavier_uniform", "xavier_normal", "kaiming", "zero_residual", "zeros", "ones"]
+Strategy = Literal[
+    "gpt2",
+    "normal",
+    "xavier_uniform",
+    "xavier_normal",
+    "kaiming",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "zero_residual",
+    "zeros",
+    "ones",
+]
 
 
 class InitConfig(Config):
@@ -28,11 +39,12 @@ class InitConfig(Config):
 
     strategy: Strategy = "gpt2"
     """`gpt2`: normal, residual outputs scaled by depth; `zero_residual`: the same with residual outputs at zero;
-    `normal`, `xavier_uniform`, `xavier_normal`, `kaiming`: for every matrix of the blocks."""
+    `normal`, `xavier_uniform`, `xavier_normal`, `kaiming_uniform`, `kaiming_normal` (also called `kaiming`): for every
+    matrix of the blocks and an untied head. Embeddings are normal with all of them."""
     std: PositiveFloat = 0.02
     """Standard deviation of the normal strategies and of embeddings."""
     overrides: dict[str, Strategy] = Field(default_factory=dict)
-    """Strategies by parameter name pattern, the last match wins: `{"*.attention.*": xavier_normal}`."""
+    """Strategies by pattern of parameter names, the last match wins: `{"*.attention.*": xavier_normal, lm_head: zeros}`."""
 
 
 def _named_strategy(value: Any) -> Any:

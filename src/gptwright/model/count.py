@@ -8,6 +8,8 @@ from gptwright.model.block import norms_per_block
 if TYPE_CHECKING:
     from gptwright.model.config import ModelConfig
 
+_SLOTS = ("attention", "feed_forward")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -20,6 +22,12 @@ class Part:
     active_params: int
     flops_per_token: int
     """Forward FLOPs a token."""
+    layers: tuple[int, ...] = (-1,)
+    """The layers in which it stands, -1 outside of layers."""
+    state_bytes: int = 0
+    """Decode state of one row at the context, in fp32."""
+    activation_bytes: int | None = None
+    """What the backward pass of a batch needs kept; None where nobody asked, or it cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +103,16 @@ def _scale_parts(config: "ModelConfig") -> list[Part]:
 
 def _layer_parts(config: "ModelConfig", context: int) -> list[Part]:
     """Count each kind of attention and feed-forward once, times the layers that use it."""
-    rows: dict[tuple[str, str], list[Any]] = {}
+    rows: dict[tuple[str, str], list[int]] = {}
     for index in range(config.n_layers):
-        for slot, part in zip(("attention", "feed_forward"), config.layer(index), strict=True):
-            rows.setdefault((slot, repr(part)), []).append(part)
-    return [_part(config, slot, found, context) for (slot, _), found in rows.items()]
+        for slot, part in zip(_SLOTS, config.layer(index), strict=True):
+            rows.setdefault((slot, repr(part)), []).append(index)
+    return [_part(config, slot, layers, context) for (slot, _), layers in rows.items()]
 
 
-def _part(config: "ModelConfig", slot: str, found: list[Any], context: int) -> Part:
-    part, copies, ctx = found[0], len(found), config.context(0)
+def _part(config: "ModelConfig", slot: str, layers: list[int], context: int) -> Part:
+    part: Any = config.layer(layers[0])[_SLOTS.index(slot)]
+    copies, ctx = len(layers), config.context(layers[0])
     return Part(
         slot,
         part.type,
@@ -111,6 +120,8 @@ def _part(config: "ModelConfig", slot: str, found: list[Any], context: int) -> P
         copies * part.num_params(ctx),
         copies * part.active_params(ctx),
         copies * part.flops_per_token(ctx, context),
+        layers=tuple(layers),
+        state_bytes=sum(part.state_bytes(config.context(i), context) for i in layers) if slot == "attention" else 0,
     )
 
 
@@ -118,4 +129,4 @@ def _norm_part(config: "ModelConfig") -> Part:
     final = 0 if config.wiring == "post" else 1
     copies = norms_per_block(config.wiring) * config.n_layers + final
     params = copies * config.norm.num_params(config.context(0))
-    return Part("norm", config.norm.type, copies, params, params, 0)
+    return Part("norm", config.norm.type, copies, params, params, 0, layers=(*range(config.n_layers), *(-1,) * final))

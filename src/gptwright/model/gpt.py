@@ -17,6 +17,7 @@ from gptwright.model.config import ModelConfig
 from gptwright.model.decode import generate_ids
 from gptwright.model.init import initialise
 from gptwright.model.states import ModelStates
+from gptwright.nn.state.base import State
 from gptwright.ops.loss import chunked_loss, softcapped
 from gptwright.ops.precision import Precision
 from gptwright.ops.sequence import Sequence
@@ -126,12 +127,11 @@ class GPT(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> ModelStates:
         """Return fresh decode states for ``batch`` rows of about ``length`` tokens; caches grow when it is passed."""
-        device = device or self.device
-        layers = [
-            layer.attention.init_state(batch, length, device=device, dtype=dtype)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-            for layer in self.layers
-        ]
-        return ModelStates(layers, batch, device)
+        layers: list[State] = []
+        for layer in self.layers:
+            place = device or next(layer.parameters()).device  # each beside its layer, wherever that stands
+            layers.append(layer.attention.init_state(batch, length, device=place, dtype=dtype))  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        return ModelStates(layers, batch, device or self.device)
 
     def generate(self, input_ids: Tensor, max_new_tokens: int = 50, **sampling: Any) -> Tensor:
         """Continue ``input_ids`` (B, T) and return them with the new tokens; see `model.decode.generate_ids`."""

@@ -5,16 +5,21 @@ component gave it, unless an override names it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gptwright.errors import ConfigError
 from gptwright.model.config import InitConfig, ModelConfig
+from gptwright.model.patterns import matches, named_by
 from gptwright.nn.base import Module, Position
+
+if TYPE_CHECKING:
+    from gptwright.model.gpt import GPT
 
 Initialiser = Callable[[Tensor], object]
 
@@ -24,13 +29,27 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
     init = config.init
     residual = _residual_outputs(model)
     for name, param in _plain_parameters(model):
-        initialiser = _initialiser(init.strategy, init, param, name in residual, config.n_layers)
+        initialiser = _initialiser(init.strategy, init, name in residual, config.n_layers)
         if _is_table(name):
             initialiser = partial(nn.init.normal_, std=init.std)
         if param.ndim < 2:
             initialiser = nn.init.zeros_
         initialiser(param)
     _override(model, init, residual, config.n_layers)
+
+
+def apply_init(model: "GPT", init: str | Mapping[str, Any] | InitConfig) -> None:
+    """Let ``model`` begin anew as ``init`` says: a strategy's name, or settings as under `model.init`.
+
+    All parameters and buffers get what a model built with these settings has, under torch's current seed.
+
+    Raises:
+        ConfigError: there is no such strategy, or an override names no parameter.
+    """
+    settings = init.to_dict() if isinstance(init, InitConfig) else init
+    config = ModelConfig.from_dict({**model.config.to_dict(), "init": settings})
+    model.load_state_dict(type(model)(config).state_dict())
+    model.config = config
 
 
 def _plain_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -55,38 +74,56 @@ def _residual_outputs(model: nn.Module) -> set[str]:
     return found
 
 
-def _initialiser(strategy: str, init: InitConfig, param: Tensor, residual: bool, n_layers: int) -> Initialiser:
+def _initialiser(strategy: str, init: InitConfig, residual: bool, n_layers: int) -> Initialiser:
     if strategy == "zero_residual" and residual:
         return nn.init.zeros_
     if strategy in ("gpt2", "zero_residual"):
         scale = 1 / math.sqrt(2 * n_layers) if residual else 1.0
         return partial(nn.init.normal_, std=init.std * scale)
-    named: dict[str, Initialiser] = {
-        "normal": partial(nn.init.normal_, std=init.std),
-        "xavier_uniform": nn.init.xavier_uniform_,
-        "xavier_normal": nn.init.xavier_normal_,
-        "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
-        "zeros": nn.init.zeros_,
-        "ones": nn.init.ones_,
-    }
+    if strategy in _BY_FAN:
+        return partial(_each_matrix, _BY_FAN[strategy])
+    named = {"normal": partial(nn.init.normal_, std=init.std), "zeros": nn.init.zeros_, "ones": nn.init.ones_}
     return named[strategy]
 
 
+_BY_FAN: dict[str, Initialiser] = {
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "kaiming": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+}
+"""Strategies that look at a matrix's inputs and outputs (Glorot and Bengio, 2010; He et al., 2015)."""
+
+
+def _each_matrix(initialiser: Initialiser, param: Tensor) -> None:
+    """Initialise a matrix (out, in), or each one of a stack (..., out, in): torch would take a stack for a convolution."""
+    for matrix in param.flatten(0, -3) if param.ndim > 2 else (param,):
+        initialiser(matrix)
+
+
+@torch.no_grad()
 def _override(model: nn.Module, init: InitConfig, residual: set[str], n_layers: int) -> None:
     params = dict(model.named_parameters())
     for pattern, strategy in init.overrides.items():
-        matched = [name for name in params if fnmatchcase(name, pattern)]
+        _refuse_tied(model, params, pattern)
+        matched = named_by(pattern, params, what="model.init.overrides")
+        if strategy in _BY_FAN:  # fan-in has no meaning for a vector
+            matched = [name for name in matched if params[name].ndim >= 2]
         if not matched:
             raise ConfigError(
-                f"model.init.overrides names '{pattern}', which matches no parameter; "
-                f"names look like '{_sample(params)}'"
+                f"model.init.overrides gives '{pattern}' {strategy}, which is for matrices, and that names vectors "
+                "alone; use normal, zeros or ones"
             )
         for name in matched:
-            if params[name].ndim < 2 and strategy not in ("zeros", "ones", "normal"):
-                continue  # fan-in has no meaning for a vector
-            with torch.no_grad():
-                _initialiser(strategy, init, params[name], name in residual, n_layers)(params[name])
+            _initialiser(strategy, init, name in residual, n_layers)(params[name])
 
 
-def _sample(params: dict[str, nn.Parameter]) -> str:
-    return next((name for name in params if name.startswith("layers.")), next(iter(params)))
+def _refuse_tied(model: nn.Module, params: dict[str, nn.Parameter], pattern: str) -> None:
+    """Refuse a pattern for nothing but the second name of a tied parameter: its first one would change unasked."""
+    second = [name for name, _ in model.named_parameters(remove_duplicate=False) if name not in params]
+    if any(matches(pattern, name) for name in second) and not any(matches(pattern, name) for name in params):
+        raise ConfigError(
+            f"model.init.overrides names '{pattern}', which is tied to the token embedding; set model.tie_embeddings "
+            "to false, or name token_embedding"
+        )

@@ -33,10 +33,17 @@ class TrainConfig(Config):
     """Precision of matrix products; weights are kept in fp32. `auto` measures the machine and chooses."""
     compile: bool = False
     """Whether to run the model through torch.compile: seconds to minutes at the start, faster steps after."""
+    gradient_checkpointing: bool = False
+    """Whether to keep only each layer's input and compute the rest again in the backward pass (Chen et al., 2016,
+    https://arxiv.org/abs/1604.06174): much less memory, about a third more work."""
     clip: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 does not clip."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Weight of the uniform distribution in the training targets; validation is never smoothed."""
+    freeze: list[str] = Field(default_factory=list)
+    """Parameters that keep their values, by patterns of their names: `[token_embedding, layers.0, "*norm*"]`."""
+    unfreeze: list[str] = Field(default_factory=list)
+    """Parameters among those of `freeze` that train after all: with `freeze: ["*"]`, all that train."""
     log_every: PositiveInt = 10
     """Steps between lines of training metrics."""
     eval_every: NonNegativeInt = 250

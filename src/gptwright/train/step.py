@@ -3,13 +3,15 @@
 Shapes: R rows of the global batch, T context.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gptwright.model.gpt import GPT
+from gptwright.nn.base import Module
 from gptwright.ops.loss import IGNORE
 from gptwright.ops.precision import Precision
 from gptwright.optim.base import Schedule
@@ -32,6 +34,8 @@ class StepResult:
     """Learning rate of the first parameter group."""
     skipped: bool
     """True when the gradient was not finite and nothing was moved."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What components measured, such as `expert_load`: the largest of all layers, and as `..._mean` their mean."""
 
 
 class Stepper:
@@ -47,6 +51,7 @@ class Stepper:
     ) -> None:
         self.model, self.optimizer, self.schedule, self.train = model, optimizer, schedule, train
         self.working = WorkingCopy(model, precision.compute_dtype)
+        self.working.model.gradient_checkpointing = train.gradient_checkpointing
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision.compute_dtype == torch.float16)  # pyright: ignore[reportPrivateImportUsage]
         self._loss: Any = torch.compile(self._summed_loss) if train.compile else self._summed_loss
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -64,7 +69,24 @@ class Stepper:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(float(loss), float(norm), lr, skipped)
+        return StepResult(float(loss), float(norm), lr, skipped, self._after_step(skipped=skipped))
+
+    @torch.no_grad()
+    def _after_step(self, *, skipped: bool) -> dict[str, float]:
+        """Let components do what is due after a step; a skipped one moves none of what checkpoints hold of them."""
+        kept = {name: x.clone() for name, x in self._saved_buffers()} if skipped else {}
+        found: dict[str, list[float]] = {}
+        for module in self.working.model.modules():
+            for name, figure in module.after_step().items() if isinstance(module, Module) else ():
+                found.setdefault(name, []).append(figure)
+        for name, x in self._saved_buffers() if skipped else ():
+            x.copy_(kept[name])
+        largest = {name: max(figures) for name, figures in found.items()}
+        return largest | {f"{name}_mean": sum(figures) / len(figures) for name, figures in found.items()}
+
+    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        saved = self.working.model.state_dict().keys()
+        return ((name, x) for name, x in self.working.model.named_buffers() if name in saved)
 
     def _set_lr(self, step: int) -> float:
         self.schedule.apply(self.optimizer, step)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gptwright.errors import CheckpointError, GptwrightError
+from gptwright.model.freeze import choose_trained
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score
 from gptwright.ops.memory import kept_memory
@@ -64,6 +65,7 @@ class Trainer:
         self.precision = precision
         torch.manual_seed(config.train.seed)
         self.model = GPT(config.model).to(data.device)
+        self.trained = choose_trained(self.model, config.train.freeze, config.train.unfreeze)
         optimizer = config.build_optimizer(self.model, precision)
         self.stepper = Stepper(self.model, optimizer, config.build_schedule(), config.train, precision)
         self.flops_per_token = config.model.flops_per_token()
@@ -78,6 +80,7 @@ class Trainer:
         """Open the data, build the model, and restore the newest sound checkpoint if the run goes on."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config.build_schedule()  # phases that do not fit are refused before any work
+        _refuse_unknown_names(config)
         found = folder.checkpoint_for(config, display.warning) if resume else None
         data = RunData.open(config, device, lambda stage, done, total: display.phase(_stage(stage, done, total)))
         if found is not None:
@@ -86,6 +89,8 @@ class Trainer:
         display.phase("measuring the machine")
         precision = found.precision() if found is not None else choose(config.train.precision, device)
         trainer = cls(config, folder, data, display, precision)
+        for line in trainer.trained.lines() if trainer.trained.frozen else ():
+            display.message(line)
         if found is not None:
             trainer._restore(found)
         folder.write_config(config)
@@ -148,6 +153,7 @@ class Trainer:
             "tokens_per_second": speed,
             "peak_fraction": speed * self.flops_per_token / self._peak,
             "skipped_steps": self.skipped,
+            **result.figures,
         }
         self.folder.log(row)
         self.display.log(row)
@@ -235,6 +241,15 @@ class Trainer:
         names, tell = self.config.train.trackers, self.display.warning
         settings = self.config.to_dict()
         self.trackers = open_trackers(names, self.folder.folder, settings, start_step=self.step, tell=tell)
+
+
+def _refuse_unknown_names(config: RunConfig) -> None:
+    """Refuse patterns that name no parameter before any work: a model on `meta` has all names and no memory."""
+    model, train = config.model, config.train
+    if train.freeze or train.unfreeze or model.init.overrides:
+        with torch.device("meta"):
+            built = GPT(model.model_copy(update={"vocab_size": model.vocab_size or 1}))
+        choose_trained(built, train.freeze, train.unfreeze)
 
 
 def _refuse_other_data(folder: RunFolder, found: Checkpoint, data: RunData) -> None:

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from gptwright.model.gpt import GPT
+from gptwright.nn.base import Module
 
 
 class WorkingCopy:
-    """A twin of ``master`` in ``dtype``; the master itself when that is fp32."""
+    """A twin of ``master`` in ``dtype``; the master itself when that is fp32.
+
+    Buffers that components keep in fp32 (`Module.KEPT_FP32`) are one and the same in both.
+    """
 
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         self.master = master
         self.model = master if dtype == torch.float32 else master.twin(dtype)
+        _share_kept(master, self.model)
         self._masters = [p for p in master.parameters() if p.requires_grad]
         self._twins = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -35,6 +40,15 @@ class WorkingCopy:
             if twin.grad is not None:
                 master.grad = _added(master.grad, twin.grad)
                 twin.grad = None
+
+
+def _share_kept(master: GPT, twin: GPT) -> None:
+    """Let ``twin`` hold the master's own fp32 buffers: what it counts and moves is in checkpoints at once."""
+    for original, copied in zip(master.modules(), twin.modules(), strict=True):
+        if isinstance(original, Module):
+            kept = {name: x for name, x in original.named_buffers(recurse=False) if name in original.KEPT_FP32}
+            for name, buffer in kept.items():
+                setattr(copied, name, buffer)
 
 
 def _added(total: Tensor | None, grad: Tensor) -> Tensor:
