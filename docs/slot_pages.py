@@ -10,6 +10,7 @@ from tables import table
 
 from gptwright import ModelConfig
 from gptwright.config.slot import Slot
+from gptwright.nn.frequencies import SCALING
 from gptwright.nn.slots import ATTENTION, FEED_FORWARD, NORM, POSITION
 from gptwright.tokenizer.load import SLOT as TOKENIZER
 from gptwright.train.config import OPTIM, SCHEDULE
@@ -19,6 +20,7 @@ SLOTS = {
     FEED_FORWARD: ("model.feed_forward", "What each token does by itself."),
     NORM: ("model.norm", "How vectors are normalised."),
     POSITION: ("model.position", "How tokens know where they stand."),
+    SCALING: ("model.position.scaling", "How rotary positions read further than the model was trained."),
     TOKENIZER: ("data.tokenizer", "How text becomes tokens."),
     OPTIM: ("optim", "What moves the weights."),
     SCHEDULE: ("schedule", "How the learning rate moves."),

@@ -1,0 +1,1 @@
+"""Published designs under their own names: thin faces over the one engine."""

@@ -1,0 +1,1 @@
+"""Other people's models: their words, and in time their files."""
