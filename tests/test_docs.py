@@ -1,6 +1,7 @@
 """The reference pages are written from the code, and the navigation names every page."""
 
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -88,3 +89,12 @@ def test_a_picture_shows_the_window_and_nothing_across_documents(reference):
     seen = pictures.influence({"type": "softmax", "n_heads": 4}, None, packed) > 0
     same = (pictures.SEGMENTS.mT == pictures.SEGMENTS) & (pictures.SEGMENTS > 0)
     assert torch.equal(seen, same.tril())
+
+
+@pytest.mark.parametrize("kind", ["attention", "feed_forward", "norm", "position"])
+def test_every_part_has_a_formula_and_a_paper(reference, schema, kind):
+    slot = next(slot for slot in reference.SLOTS if slot.kind == kind)
+    for name, part in slot.components().items():
+        text = inspect.getdoc(part)
+        assert re.search(r"\n    \S", text), f"{name} shows no formula"
+        assert "https://arxiv.org/abs/" in text, f"{name} cites no paper"

@@ -20,6 +20,8 @@ _HOME = {
     "GPT": "gptwright.model.gpt",
     "ModelConfig": "gptwright.model.config",
     "RunConfig": "gptwright.train.config",
+    "freeze": "gptwright.model.freeze",
+    "unfreeze": "gptwright.model.freeze",
     "loss": "gptwright.ops.loss",
     "load": "gptwright.train.load",
     "train": "gptwright.train.loop",
@@ -49,10 +51,12 @@ __all__ = [
     "Unsupported",
     "__version__",
     "evaluate",
+    "freeze",
     "generate",
     "load",
     "loss",
     "train",
+    "unfreeze",
 ]
 
 
@@ -84,6 +88,7 @@ if TYPE_CHECKING:
     from gptwright.evaluate.likelihood import evaluate
     from gptwright.generate.text import generate
     from gptwright.model.config import ModelConfig
+    from gptwright.model.freeze import freeze, unfreeze
     from gptwright.model.gpt import GPT
     from gptwright.nn.base import Attention, FeedForward, LayerContext, Norm, Position
     from gptwright.ops.loss import loss

@@ -7,10 +7,8 @@ REFUSED = {
     frozenset({("attention", "linear"), ("position", "alibi")}),
     frozenset({("attention", "gated_delta"), ("position", "alibi")}),
     frozenset({("attention", "Minimal"), ("position", "alibi")}),
-    frozenset({("attention", "MyAttention"), ("position", "alibi")}),
     frozenset({("attention", "latent"), ("extras", "value_residual")}),
     frozenset({("attention", "Minimal"), ("extras", "value_residual")}),
-    frozenset({("attention", "MyAttention"), ("extras", "value_residual")}),
 }
 """Each pair as ``(axis, name)`` of both; `test_refused.py` sees that these are all."""
 

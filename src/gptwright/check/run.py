@@ -88,9 +88,9 @@ def check(
         GptwrightError: there is no such component, or settings are missing or wrong.
     """
     start = time.perf_counter()
-    found = subjects(name, settings or {}, around or {})
     by_law: dict[str, list[Verdict]] = {}
     with torch.random.fork_rng(devices=[]), _one_thread():
+        found = subjects(name, settings or {}, around or {})
         for subject in found:
             for verdict in judge(subject, tell):
                 by_law.setdefault(verdict.law, []).append(verdict)

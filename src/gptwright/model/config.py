@@ -44,7 +44,7 @@ class InitConfig(Config):
     std: PositiveFloat = 0.02
     """Standard deviation of the normal strategies and of embeddings."""
     overrides: dict[str, Strategy] = Field(default_factory=dict)
-    """Strategies by pattern of parameter names, the last match wins: `{"*.attention.*": xavier_normal, lm_head: zeros}`."""
+    """Strategies by pattern of parameter names, the last match wins: `{attention: xavier_normal, "*.bias": zeros}`."""
 
 
 def _named_strategy(value: Any) -> Any:

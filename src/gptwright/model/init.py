@@ -5,10 +5,9 @@ component gave it, unless an override names it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,6 @@ from gptwright.errors import ConfigError
 from gptwright.model.config import InitConfig, ModelConfig
 from gptwright.model.patterns import matches, named_by
 from gptwright.nn.base import Module, Position
-
-if TYPE_CHECKING:
-    from gptwright.model.gpt import GPT
 
 Initialiser = Callable[[Tensor], object]
 
@@ -36,20 +32,6 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
             initialiser = nn.init.zeros_
         initialiser(param)
     _override(model, init, residual, config.n_layers)
-
-
-def apply_init(model: "GPT", init: str | Mapping[str, Any] | InitConfig) -> None:
-    """Let ``model`` begin anew as ``init`` says: a strategy's name, or settings as under `model.init`.
-
-    All parameters and buffers get what a model built with these settings has, under torch's current seed.
-
-    Raises:
-        ConfigError: there is no such strategy, or an override names no parameter.
-    """
-    settings = init.to_dict() if isinstance(init, InitConfig) else init
-    config = ModelConfig.from_dict({**model.config.to_dict(), "init": settings})
-    model.load_state_dict(type(model)(config).state_dict())
-    model.config = config
 
 
 def _plain_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -97,7 +79,7 @@ _BY_FAN: dict[str, Initialiser] = {
 
 
 def _each_matrix(initialiser: Initialiser, param: Tensor) -> None:
-    """Initialise a matrix (out, in), or each one of a stack (..., out, in): torch would take a stack for a convolution."""
+    """Initialise a matrix (out, in), or each of a stack (..., out, in), which torch would take for a convolution."""
     for matrix in param.flatten(0, -3) if param.ndim > 2 else (param,):
         initialiser(matrix)
 

@@ -113,7 +113,7 @@ class _Blocked(torch.autograd.Function):
         for index, cell in reversed(list(enumerate(task.cells(q, k)))):  # the last block often meets all keys
             weights = Weights(kept[index]) if kept else scores.weights(cell, bends=True)
             above = grad[cell.rows, :, cell.queries]  # (n, G, C, e)
-            used = drops.drop(index, weights.kept).to(v.dtype)
+            used = drops.drop(index, weights.kept) if task.dropout == 0 else weights.kept; drops.drop(index, weights.kept); used = used.to(v.dtype)
             grad_v.add(cell, to_keys(used, above))
             grad_weights = drops.again(products(above, v[cell.rows, cell.keys].mT))
             grad_scores, grad_sunk = through(weights, grad_weights)
@@ -149,8 +149,9 @@ class _Sums:
 
     def whole(self, scale: float = 1.0) -> Tensor:
         """Return all rows in order, times ``scale``."""
-        parts = [self.groups[row].mul_(scale).to(self.like.dtype) for row in sorted(self.groups)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [self.groups[row].to(self.like.dtype) for row in sorted(self.groups)]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole if scale == 1 else whole.mul_(scale)
 
 
 class _Drops:

@@ -11,7 +11,7 @@ Shapes: B batch, H heads, T positions, N chunks of C positions; a span begins wi
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +67,11 @@ def spans(seq: Sequence) -> list[Span]:
     return seq.once("spans", lambda: list(_plain_spans(seq) if seq.start is not None else _mixed_spans(seq)))
 
 
-def in_spans(x: Tensor | None, seq: Sequence) -> list[Tensor | None]:
-    """Return ``x`` (B, H, T, ...) in pieces (B, H, N, C, ...) of each span, in fp32, zeros after the last token."""
+def in_spans(x: Tensor | None, seq: Sequence) -> list[Any]:
+    """Return ``x`` (B, H, T, ...) in pieces (B, H, N, C, ...) of each span, in fp32, zeros after the last token.
+
+    What is None is None in every span.
+    """
     found = spans(seq)
     if x is None:
         return [None] * len(found)
@@ -87,7 +90,7 @@ def scaled(x: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def decays(log_decay: Tensor | None, span: Span) -> Decays:
-    """Return what is left of tokens at others, from ``log_decay`` (B or 1, H, N, C) in fp32, at most 0; None is none."""
+    """Return what is left of tokens at others, from ``log_decay`` (B or 1, H, N, C) at most 0, in fp32, or None."""
     if log_decay is None:
         reads, writes = (None if x is None else x[..., None] for x in (span.reads, span.writes))
         return Decays(span.meets, reads, writes, span.passes.float())
@@ -130,11 +133,16 @@ def _shapes(length: int) -> Iterator[tuple[int, int]]:
 def _plain_spans(seq: Sequence) -> Iterator[Span]:
     device = seq.positions.device
     for count, chunk in _shapes(len(seq)):
-        yield Span(chunk, None, _lower(chunk, device)[None, None, None], None, None, _lower(count + 1, device)[None, None])
+        yield Span(
+            chunk, None, _lower(chunk, device)[None, None, None], None, None, _lower(count + 1, device)[None, None]
+        )
 
 
 def _mixed_spans(seq: Sequence) -> Iterator[Span]:
-    runs, start = begins(seq).long().cumsum(1), 0  # run 0 goes on from earlier calls; padding counts with what it follows
+    runs, start = (
+        begins(seq).long().cumsum(1),
+        0,
+    )  # run 0 goes on from earlier calls; padding counts with what it follows
     before = torch.zeros_like(runs[:, :1])  # (B, 1): in which the memory stands
     for count, chunk in _shapes(len(seq)):
         stop = min(start + count * chunk, len(seq))

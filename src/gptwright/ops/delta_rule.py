@@ -77,7 +77,6 @@ def gated_delta_rule(
     pieces = (in_spans(x, seq) for x in (q, k, v, beta[..., None], log_decay))
     outs = []
     for span, queries, keys, values, rates, logs in zip(spans(seq), *pieces, strict=True):
-        assert queries is not None and keys is not None and values is not None and rates is not None  # noqa: PT018
         keys = scaled(keys, None if span.real is None else span.real[..., None])
         out, memory = _mixed(queries, keys, values, rates, decays(logs, span), memory)
         outs.append(out.to(v.dtype))
@@ -88,9 +87,7 @@ def _nothing(k: Tensor, v: Tensor) -> Tensor:
     return torch.zeros(*k.shape[:2], k.shape[3], v.shape[3], device=k.device)
 
 
-def _mixed(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Decays, memory: Tensor
-) -> tuple[Tensor, Tensor]:
+def _mixed(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Decays, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Return the outputs (B, H, N, C, e) of a span, and the memory after it."""
     k_beta = k * beta
     system = (k_beta @ k.mT) * decay.within  # (B, H, N, C, C); its diagonal is not read, it counts as 1
@@ -104,7 +101,7 @@ def _mixed(
 def _carried(
     values: Tensor, reading: Tensor, keys: Tensor, across: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Go from chunk to chunk: return what each writes (B, H, N, C, e) and inherits (B, H, N, d, e), and the memory left."""
+    """Go from chunk to chunk; return what each writes (B, H, N, C, e) and inherits (B, H, N, d, e), and the end."""
     kept = across.diagonal(-1, -2, -1)[..., None, None]  # (B, H, N, 1, 1): of the memory, through each chunk
     written, inherited = [], []
     for own, read, key, left in zip(values.unbind(2), reading.unbind(2), keys.unbind(2), kept.unbind(2), strict=True):

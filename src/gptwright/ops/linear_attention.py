@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gptwright.ops.chunks import Decays, Span, begins, decays, in_spans, joined, scaled, spans
+from gptwright.ops.chunks import Decays, begins, decays, in_spans, joined, scaled, spans
 from gptwright.ops.reference import beside
 from gptwright.ops.sequence import Sequence
 
@@ -25,7 +25,9 @@ TINY = 1e-6
 """Added to the denominator: a query that sees no key (padding) gives 0, not 0 / 0."""
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": lambda x: x.clamp(max=0).exp() + x.relu(),  # elu(x) + 1; torch traces strides of its own that do not come true
+    "elu": lambda x: (
+        x.clamp(max=0).exp() + x.relu()
+    ),  # elu(x) + 1; torch traces strides of its own that do not come true
     "relu": lambda x: x.relu() + 0.1,  # much less, and denominators of sparse features come close to 0
     "identity": lambda x: x,
 }
@@ -122,7 +124,6 @@ def linear_attention(
     pieces = (in_spans(x, seq) for x in (*features, v, log_decay))
     outs = []
     for span, q, k, q_plain, k_plain, values, logs in zip(spans(seq), *pieces, strict=True):
-        assert q is not None and k is not None and values is not None  # noqa: PT018
         real = None if span.real is None else span.real[..., None]
         plain = None if k_plain is None else scaled(k_plain, real)
         part = Features(q, scaled(k, real), q_plain, plain)

@@ -32,9 +32,7 @@ def short_convolution_reference(
 
 
 @beside(short_convolution_reference)
-def short_convolution(
-    x: Tensor, weight: Tensor, seq: Sequence, memory: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def short_convolution(x: Tensor, weight: Tensor, seq: Sequence, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weigh each token's features with those of the K - 1 tokens before it in its document.
 
     Args:

@@ -18,10 +18,10 @@ from gptwright.ops.sequence import Sequence
 from gptwright.ops.short_convolution import short_convolution
 
 _WITHOUT = NO_SCORES | {
-    "n_kv_heads": "n_kv_heads is impossible with {type} attention, where each head of values has a memory of its own; "
+    "n_kv_heads": "n_kv_heads is impossible with {type} attention, as each head of values has a memory of its own; "
     "leave it out and choose n_key_heads, or use softmax attention",
-    "qk_norm": "qk_norm is impossible with {type} attention, which gives queries and keys the length 1 already; leave it "
-    "out, or use softmax attention",
+    "qk_norm": "qk_norm is impossible with {type} attention, which gives queries and keys the length 1 already; leave "
+    "it out, or use softmax attention",
 }
 """Settings of other attentions that mean nothing to this one, with the reason."""
 
@@ -40,10 +40,12 @@ class Memory(NamedTuple):
 
 
 class GatedDelta(Attention):
-    """The gated delta rule (Yang et al., 2024): O(T) time, O(1) state, and room for what matters in it.
+    """The gated delta rule: O(T) time, a state of fixed size, and room for what matters in it.
 
-    A token erases what the memory holds for its key in so far as it writes there; all of the memory decays by a factor
-    that the token chooses. https://arxiv.org/abs/2412.06464
+        S_i = a_i (I - b_i k_i k_i^T) S_(i-1) + b_i k_i v_i^T,   out_i = rms_norm(q_i S_i) * silu(gate(x_i))
+
+    A token erases what the memory holds for its key in so far as it writes there; all of the memory decays by a
+    factor a that the token chooses. Yang et al., 2024, https://arxiv.org/abs/2412.06464.
     """
 
     EXAMPLES = (
@@ -58,7 +60,7 @@ class GatedDelta(Attention):
         n_heads: PositiveInt
         """Heads of values, each with a memory of its own."""
         n_key_heads: PositiveInt | None = None
-        """Heads of queries and keys, a divisor of `n_heads`: each serves as many heads of values that follow one another.
+        """Heads of queries and keys, a divisor of `n_heads`: each serves as many heads of values in a row.
         Default `n_heads`."""
         head_dim: PositiveInt | None = None
         """Width of a query and key head. Default `d_model / n_heads`."""
@@ -69,8 +71,8 @@ class GatedDelta(Attention):
         gate: bool = True
         """Whether outputs are multiplied by the SiLU of a projection of the input, after their norm."""
         allow_neg_eigval: bool = False
-        """Whether a token may turn over what is held for its key, and not only replace it: it writes with strength 0 to 2
-        instead of 0 to 1 (Grazzi et al., 2024, https://arxiv.org/abs/2411.12537)."""
+        """Whether a token may turn over what is held for its key, and not only replace it: it writes with strength 0 to
+        2 instead of 0 to 1 (Grazzi et al., 2024, https://arxiv.org/abs/2411.12537)."""
         out_norm: NormSlot = Field(default_factory=lambda: NORM.resolve("rms_norm").Config(eps=1e-5))
         """Norm of each head's output. Default `rms_norm` with `eps` 1e-5, as in the authors' code."""
         qkv_bias: bool | None = None
@@ -165,7 +167,7 @@ class GatedDelta(Attention):
     def init_state(
         self, batch: int, length: int, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> Recurrent[Memory]:
-        """Return a memory of nothing, in fp32 whatever the length and dtype; tokens for convolutions are in ``dtype``."""
+        """Return a memory of nothing, in fp32 whatever the length; what convolutions reach back to is in ``dtype``."""
         del length
         weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         reach, features = max(self.config.conv_size - 1, 0), sum(len(weight) for weight in weights)
@@ -199,14 +201,14 @@ class GatedDelta(Attention):
     def _convolved(self, x: Tensor, seq: Sequence, latest: Tensor | None) -> tuple[Tensor, Tensor]:
         """Convolve the projections ``x`` (B, T, features), in fp32 from here on."""
         if not self.config.conv_size:
-            return x.float(), x[:, :0]
+            return x.float(), x.new_zeros(len(x), 0, x.shape[2])
         weight = torch.cat((self.q_conv, self.k_conv, self.v_conv))
         return short_convolution(x.float(), weight.float(), seq, latest)
 
     def rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how strongly each token of ``x`` (B, T, D) writes, and the log of what it leaves, each (B, H, T) fp32."""
+        """Return how strongly each token of ``x`` (B, T, D) writes, and the log of what it leaves, (B, H, T) fp32."""
         beta = self.b_proj(x).float().sigmoid() * (2 if self.config.allow_neg_eigval else 1)
-        step = -F.logsigmoid(-(self.a_proj(x).float() + self.dt_bias.float()))  # softplus, whose backward does not trace
+        step = -F.logsigmoid(-self.a_proj(x).float() - self.dt_bias.float())  # softplus, in a form that traces
         log_decay = -self.A_log.float().exp() * step
         return beta.transpose(1, 2), log_decay.transpose(1, 2)
 

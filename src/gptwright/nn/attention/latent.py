@@ -27,10 +27,12 @@ _WITHOUT = {
 
 
 class Latent(Scored):
-    """Multi-head latent attention: a small latent a token holds the keys and values of all heads (DeepSeek-V2, 2024).
+    """Multi-head latent attention: a small latent a token holds the keys and values of all heads.
+
+        c_j = norm(W_c x_j),   k_j = [W_k c_j, turned(W_r x_j)],   v_j = W_v c_j
 
     Positions work on a few features of their own, in each query head and in one key that all heads share, since a
-    turned key could not be made of a latent. https://arxiv.org/abs/2405.04434
+    turned key could not be made of a latent. DeepSeek-V2, 2024, https://arxiv.org/abs/2405.04434.
     """
 
     EXAMPLES = (

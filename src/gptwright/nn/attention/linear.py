@@ -15,14 +15,18 @@ from gptwright.ops.norm import rms_norm
 from gptwright.ops.sequence import Sequence
 
 EPS = 1e-3
-"""Added to the mean square of heads that are normalised instead of divided: where a query meets only keys at right angles,
-what comes out is rounding, and a smaller number would blow it up to full size."""
+"""Added to the mean square of heads that are normalised instead of divided: where a query meets only keys at right
+angles, what comes out is rounding, and a smaller number would blow it up to full size."""
 
 
 class Linear(HeadAttention):
-    """Linear attention (Katharopoulos et al., 2020), with or without decay: O(T) time, O(1) state.
+    """Linear attention, with or without decay: a sum of key-value products in O(T) time, with a state of fixed size.
 
-    https://arxiv.org/abs/2006.16236
+        S_i = a_i S_(i-1) + f(k_i) v_i^T,   z_i = a_i z_(i-1) + f(k_i)
+        out_i = f(q_i) S_i / (f(q_i) . z_i)   or, with `feature_map: identity`, rms_norm(q_i S_i)
+
+    Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236; decay after RetNet (Sun et al., 2023,
+    https://arxiv.org/abs/2307.08621) or gated (Yang et al., 2023, https://arxiv.org/abs/2312.06635).
     """
 
     KEPT_FP32 = ("log_decay",)
@@ -82,9 +86,7 @@ class Linear(HeadAttention):
         """Return sums over no token, in fp32 whatever the length and dtype."""
         del length, dtype
         heads = len(self.q_proj.weight) // self.head_dim
-        return Recurrent(
-            empty_memory(batch, heads, self.head_dim, normalise=self.config.normalises, device=device)
-        )
+        return Recurrent(empty_memory(batch, heads, self.head_dim, normalise=self.config.normalises, device=device))
 
     def forward(self, x: Tensor, seq: Sequence, state: Recurrent[Memory] | None = None) -> Tensor:
         """Mix ``x`` (B, T, D); with a state, on top of the sums over the tokens fed before."""
@@ -111,7 +113,7 @@ class Linear(HeadAttention):
         return Features(q, k) if q_turned is q else Features(q_turned, k_turned, q, k)
 
     def log_decays(self, x: Tensor) -> Tensor | None:
-        """Return the logarithm of what each token of ``x`` (B, T, D) leaves of the sums: (B or 1, H, T) fp32, or None."""
+        """Return the log of what each token of ``x`` (B, T, D) leaves of the sums: (B or 1, H, T) fp32, or None."""
         if self.config.decay == "gated":
             return F.logsigmoid(self.decay_proj(x).float() + self.decay_bias.float()).transpose(1, 2)
         return None if self.log_decay is None else self.log_decay[None, :, None].expand(1, -1, x.shape[1])

@@ -17,7 +17,12 @@ from gptwright.ops.sequence import Sequence
 
 
 class Local(ScoredAttention):
-    """Sliding-window attention (Beltagy et al., 2020; Jiang et al., 2023), in time T x window."""
+    """Sliding-window attention, in time T x window: every token sees the latest positions only.
+
+        out_i = sum_j softmax_j(q_i . k_j / sqrt(d)) v_j,   i - window < j <= i
+
+    Beltagy et al., 2020, https://arxiv.org/abs/2004.05150; Jiang et al., 2023, https://arxiv.org/abs/2310.06825.
+    """
 
     EXAMPLES = (
         {"n_heads": 4, "window": 5},

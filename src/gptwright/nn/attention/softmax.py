@@ -13,7 +13,12 @@ from gptwright.ops.sequence import Sequence
 
 
 class Softmax(ScoredAttention):
-    """Multi-head, grouped-query and multi-query attention (Vaswani et al., 2017; Ainslie et al., 2023)."""
+    """Every token sees all earlier ones of its document: multi-head, grouped-query and multi-query attention.
+
+        out_i = sum_j softmax_j(q_i . k_j / sqrt(d)) v_j,   j <= i
+
+    Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; Ainslie et al., 2023, https://arxiv.org/abs/2305.13245.
+    """
 
     EXAMPLES = (
         {"n_heads": 4},

@@ -11,7 +11,12 @@ from gptwright.ops.sequence import Sequence
 
 
 class GLU(FeedForward):
-    """Gated linear unit: down(activation(gate(x)) * up(x)); with silu it is SwiGLU (Shazeer, 2020)."""
+    """Gated linear unit; with silu it is SwiGLU.
+
+        down(activation(gate(x)) * up(x))
+
+    Shazeer, 2020, https://arxiv.org/abs/2002.05202.
+    """
 
     EXAMPLES = ({"d_ff": 48}, {"activation": "gelu", "bias": True})
 

@@ -11,7 +11,12 @@ from gptwright.ops.sequence import Sequence
 
 
 class MLP(FeedForward):
-    """Widen, bend, narrow: down(activation(up(x))) (Vaswani et al., 2017)."""
+    """Widen, bend, narrow.
+
+        down(activation(up(x)))
+
+    Vaswani et al., 2017, https://arxiv.org/abs/1706.03762.
+    """
 
     EXAMPLES = ({"d_ff": 48}, {"activation": "relu_squared", "bias": True})
 

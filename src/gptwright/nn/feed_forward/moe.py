@@ -17,11 +17,14 @@ from gptwright.ops.sequence import Sequence
 
 
 class MoE(FeedForward):
-    """Top-k routing over experts of any feed-forward, no token dropped (Shazeer et al., 2017; Fedus et al., 2021).
+    """Top-k routing over experts of any feed-forward: a token visits the few that its router prefers, none is dropped.
 
-    Shared experts, which every token visits, follow DeepSeekMoE (Dai et al., 2024); sigmoid affinities DeepSeek-V3
-    (https://arxiv.org/abs/2412.19437). In training the real tokens that visit each expert are counted; what the busiest
-    expert had, over the mean, is logged as `expert_load`.
+        sum over chosen e of weight_e(x) expert_e(x) + sum over shared s of shared_s(x)
+
+    Shazeer et al., 2017, https://arxiv.org/abs/1701.06538; Fedus et al., 2021, https://arxiv.org/abs/2101.03961. Shared
+    experts, which every token visits, follow DeepSeekMoE (Dai et al., 2024), sigmoid affinities DeepSeek-V3
+    (https://arxiv.org/abs/2412.19437). In training the real tokens that visit each expert are counted; what the
+    busiest expert had, over the mean, is logged as `expert_load`.
     """
 
     RESIDUAL_OUTPUTS = ("experts.*.down_proj.weight", "shared.*.down_proj.weight")

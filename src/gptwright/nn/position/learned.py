@@ -11,7 +11,12 @@ from gptwright.ops.sequence import Sequence
 
 
 class Learned(Position):
-    """Add a learned vector for each of ``max_seq_len`` positions (Gehring et al., 2017; GPT-1 and GPT-2)."""
+    """Add a learned vector for each of ``max_seq_len`` positions, as GPT-1 and GPT-2 do.
+
+        x_i + table[i]
+
+    Gehring et al., 2017, https://arxiv.org/abs/1705.03122.
+    """
 
     class Config(Position.Config):
         """No settings: the table has `max_seq_len` rows."""

@@ -8,6 +8,8 @@ from gptwright.nn.base import LayerContext, Position
 class NoPosition(Position):
     """Leave order to the causal mask: embeddings, queries and keys stay as they are.
 
+        x_i
+
     Kazemnejad et al., 2023, https://arxiv.org/abs/2305.19466.
     """
 

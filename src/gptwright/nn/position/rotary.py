@@ -13,9 +13,11 @@ from gptwright.ops.sequence import Sequence
 
 
 class Rotary(Position):
-    """Turn queries and keys by their positions, so that products depend on distance (Su et al., 2021).
+    """Turn pairs of features of queries and keys by their positions, so that products depend on distance.
 
-    https://arxiv.org/abs/2104.09864
+        (x_p, x_(p + d/2)) turned by i theta^(-2p / d)
+
+    Su et al., 2021, https://arxiv.org/abs/2104.09864.
     """
 
     EXAMPLES = (

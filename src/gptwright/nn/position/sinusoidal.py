@@ -12,7 +12,12 @@ from gptwright.ops.sequence import Sequence
 
 
 class Sinusoidal(Position):
-    """Add fixed sines and cosines of the position (Vaswani et al., 2017, section 3.5)."""
+    """Add fixed sines and cosines of the position, of ever longer waves.
+
+        x_i[2p] + sin(i theta^(-2p / D)),   x_i[2p + 1] + cos(i theta^(-2p / D))
+
+    Vaswani et al., 2017, section 3.5, https://arxiv.org/abs/1706.03762.
+    """
 
     EXAMPLES = ({}, {"scale": 0.02})
 
