@@ -24,7 +24,7 @@ demo: $(VENV)/.core  ## Install, then train a small GPT on real text and let it 
 test: check  ## Lint, types and tests: what CI runs
 	$(BIN)/python -m pytest
 
-test-all: check  ## The same, with every combination of parts
+test-all: check  ## The same, with every combination of parts and generated code (about an hour)
 	$(BIN)/python -m pytest -m ""
 
 check: lint types  ## Lint and types only

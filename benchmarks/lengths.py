@@ -166,9 +166,9 @@ def window_against_mask(precision: str, length: int, rounds: int) -> dict[str, A
     ms = {name: 1e3 * took["median"] for name, took in seen.items()}
     print(
         f"local against a dense mask, {precision} T {length}: {ms['local']:.1f} ms against {ms['dense']:.1f} ms, "
-        f"{faster:.1f} times faster; peak {memory['local'] / 2**20:.1f} against {memory['dense'] / 2**20:.1f} MiB, {memory['dense'] / memory['local']:.1f} times less; beside results and "
-        f"gradients {own['local'] / 2**20:.1f} against {own['dense'] / 2**20:.1f} MiB, "
-        f"{own['dense'] / own['local']:.1f} times less"
+        f"{faster:.1f} times faster; peak {memory['local'] / 2**20:.1f} against {memory['dense'] / 2**20:.1f} MiB, "
+        f"{memory['dense'] / memory['local']:.1f} times less; beside results and gradients "
+        f"{own['local'] / 2**20:.1f} against {own['dense'] / 2**20:.1f} MiB, {own['dense'] / own['local']:.1f} times less"
     )
     return {"precision": precision, "length": length, "seconds": seen, "peak_bytes": memory, "beside_results": own}
 

@@ -149,8 +149,8 @@ def balance(steps: int, changes: dict[str, Any]) -> dict[str, Any]:
     last = rows[-20:]
     means = {name: sum(found[name] for found in last) / len(last) for name in ("expert_load", "expert_load_mean")}
     print(
-        f"{json.dumps(changes):60s} after {steps} steps: largest load over mean {means['expert_load']:.3f} in the worst "
-        f"layer, {means['expert_load_mean']:.3f} over layers; it began at {rows[0]['expert_load']:.3f}; "
+        f"{json.dumps(changes):44s} after {steps} steps: largest load over mean {means['expert_load']:.3f} "
+        f"in the worst layer, {means['expert_load_mean']:.3f} over layers; it began at {rows[0]['expert_load']:.3f}; "
         f"val loss {result.val_loss:.4f}",
         flush=True,
     )

@@ -90,7 +90,7 @@ def test_a_name_means_a_class_and_its_slot(folder, name, kind, type_name):
         (
             "fitting_parts:NeedsRate",
             "fitting_parts:NeedsRate cannot be built with no settings: feed_forward.rate: missing; give it a value "
-            "(How much); give its settings as KEY=VALUE after its name, and those of the model around it as model.KEY=VALUE",
+            "(How much); give its settings as KEY=VALUE after its name, and those of the model around it as model.KEY=",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """`gptwright check` in a workshop with a file of one's own."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -91,9 +92,38 @@ def test_settings_of_the_class_and_of_the_model_around_it(gptwright, own):
 
 
 def test_the_settings_that_break_a_law_are_told_among_several(gptwright, own):
-    done = gptwright("check", "own_parts:CutThroughANorm")
-    assert "own_parts:CutThroughANorm as feed_forward in models of d_model 32, with its 2 examples\n" in done.out
-    assert "\n  with      d_ff=48\n" in done.out
+    with (own / "own_parts.py").open("a") as file:
+        file.write("\n\nclass Both(Raises):\n    EXAMPLES = ({}, {})\n")
+    done = gptwright("check", "own_parts:Both")
+    assert "own_parts:Both as attention in models of d_model 32, with its 2 examples\n" in done.out
+    assert "\n  with      no settings\n" in done.out
+
+
+@pytest.fixture
+def page(workshop):
+    """Return the page about components of one's own, whose files lie in the current folder."""
+    text = (Path(__file__).parents[2] / "docs" / "own-component.md").read_text("utf-8")
+    for file, code in re.findall(r"<!-- file: (\S+\.py) -->\n```python\n(.*?)```", text, re.DOTALL):
+        (workshop / file).write_text(code)
+    yield text
+    for name in ("heads", "mean", "careless"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("cls", ["heads:Heads", "careless:Careless"])
+def test_the_page_shows_what_is_printed(gptwright, page, cls):
+    done = gptwright("check", cls)
+    shown = next(block for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if f"{cls} as attention" in block)
+    figures = re.compile(r"\d\.\de-\d\d|\d+%")
+    printed = figures.sub("#", done.out + done.err)
+    assert printed == figures.sub("#", shown.removeprefix(f"$ gptwright check {cls}\n"))
+
+
+def test_the_page_names_every_law(page, gptwright, own):
+    laws = gptwright("check", "own_parts:Raises", "--json").json["laws"]
+    assert re.findall(r"^\| ([a-z ]+) \| ([A-Z`].*\.) \|$", page, re.MULTILINE) == [
+        (law["law"], law["promise"]) for law in laws
+    ]
 
 
 @pytest.mark.parametrize(

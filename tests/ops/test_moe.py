@@ -170,8 +170,11 @@ def test_z_loss_is_the_mean_square_of_the_log_of_all(draw):
 
 
 def test_busy_experts_become_less_likely_and_idle_ones_more():
-    load = torch.tensor([10.0, 2.0, 6.0, 6.0])
+    load = torch.tensor([9.0, 3.0, 6.0, 6.0])  # relative errors -0.5, 0.5, 0, 0
     moved = rebalanced(torch.tensor([0.5, -0.5, 0.25, -0.25]), load, 0.1)
-    torch.testing.assert_close(moved, torch.tensor([0.4, -0.4, 0.25, -0.25]))
-    drifting = rebalanced(torch.zeros(4), torch.tensor([9.0, 1.0, 1.0, 1.0]), 0.1)
-    torch.testing.assert_close(drifting, torch.tensor([-0.15, 0.05, 0.05, 0.05]))
+    torch.testing.assert_close(moved, torch.tensor([0.45, -0.45, 0.25, -0.25]))
+
+
+def test_a_bias_moves_by_the_rate_at_most_and_biases_do_not_drift():
+    moved = rebalanced(torch.zeros(4), torch.tensor([12.0, 0.0, 0.0, 0.0]), 0.1)
+    torch.testing.assert_close(moved, torch.tensor([-0.15, 0.05, 0.05, 0.05]))  # -0.1, 0.1, 0.1, 0.1 without their mean

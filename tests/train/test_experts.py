@@ -13,7 +13,7 @@ from gptwright.train.working import WorkingCopy
 from .. import tiny
 from ..tiny import assert_same_runs, curve, train, train_until
 
-BIAS = {"type": "moe", "n_experts": 4, "top_k": 2, "d_ff": 8, "balance": "bias", "balance_rate": 0.01}
+BIAS = {"type": "moe", "n_experts": 4, "top_k": 2, "d_ff": 8, "balance": "bias", "balance_rate": 0.05}
 SIGMOID = {**BIAS, "router": "sigmoid", "z_weight": 0.001, "n_shared": 1, "scale": 2}
 VOCAB = 11
 
@@ -69,8 +69,8 @@ def test_a_step_counts_each_token_once_and_moves_biases_once(precision, how):
         "expert_load": pytest.approx(float(peaks.max())),
         "expert_load_mean": pytest.approx(float(peaks.mean())),
     }
-    over = (loads.mean(1, keepdim=True) - loads).sign()
-    torch.testing.assert_close(biases(model), 0.01 * (over - over.mean(1, keepdim=True)))
+    over = (1 - loads / loads.mean(1, keepdim=True)).clamp(-1, 1)
+    torch.testing.assert_close(biases(model), 0.05 * (over - over.mean(1, keepdim=True)))
     assert not any(layer.feed_forward.load.any() for layer in model.layers)
 
 

@@ -140,7 +140,9 @@ def _to_fake(model: nn.Module, mode: FakeTensorMode) -> None:
 
     def fake(tensor: Tensor) -> Tensor:
         if tensor not in done:
-            found = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+            with unset_fake_temporarily():
+                bare = tensor.detach()
+            found = FakeTensor(mode, bare, torch.device("cpu"))
             parameter = isinstance(tensor, nn.Parameter)
             done[tensor] = nn.Parameter(found, tensor.requires_grad) if parameter else found
         return done[tensor]

@@ -113,7 +113,7 @@ class _Blocked(torch.autograd.Function):
         for index, cell in reversed(list(enumerate(task.cells(q, k)))):  # the last block often meets all keys
             weights = Weights(kept[index]) if kept else scores.weights(cell, bends=True)
             above = grad[cell.rows, :, cell.queries]  # (n, G, C, e)
-            used = drops.drop(index, weights.kept) if task.dropout == 0 else weights.kept; drops.drop(index, weights.kept); used = used.to(v.dtype)
+            used = drops.drop(index, weights.kept).to(v.dtype)
             grad_v.add(cell, to_keys(used, above))
             grad_weights = drops.again(products(above, v[cell.rows, cell.keys].mT))
             grad_scores, grad_sunk = through(weights, grad_weights)

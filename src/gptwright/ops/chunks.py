@@ -68,7 +68,7 @@ def spans(seq: Sequence) -> list[Span]:
 
 
 def in_spans(x: Tensor | None, seq: Sequence) -> list[Any]:
-    """Return ``x`` (B, H, T, ...) in pieces (B, H, N, C, ...) of each span, in fp32, zeros after the last token.
+    """Return ``x`` (B, H, T, ...) in pieces (B, H, N, C, ...) of each span, zeros after the last token.
 
     What is None is None in every span.
     """
@@ -82,6 +82,11 @@ def joined(outs: list[Tensor], length: int) -> Tensor:
     """Join outputs (B, H, N, C, ...) of all spans: (B, H, T, ...)."""
     flat = [out.flatten(2, 3) for out in outs]
     return (torch.cat(flat, 2) if len(flat) > 1 else flat[0])[:, :, :length]
+
+
+def exact(x: Tensor) -> Tensor:
+    """Return ``x`` in fp32 and contiguous, so that not every product copies it anew."""
+    return x.contiguous().float()
 
 
 def scaled(x: Tensor, factor: Tensor | None) -> Tensor:
@@ -120,7 +125,7 @@ def _chunks(x: Tensor, chunk: int) -> Tensor:
     pad = -x.shape[2] % chunk
     if pad:
         x = F.pad(x, (*(0, 0) * (x.ndim - 3), 0, pad))
-    return x.unflatten(2, (-1, chunk)).float()  # (B, H, N, C, ...)
+    return x.unflatten(2, (-1, chunk))  # (B, H, N, C, ...)
 
 
 def _shapes(length: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ Shapes: B batch, H heads, T positions, N chunks of C positions, d key width, e v
 import torch
 from torch import Tensor
 
-from gptwright.ops.chunks import Decays, begins, decays, in_spans, joined, scaled, spans
+from gptwright.ops.chunks import Decays, begins, decays, exact, in_spans, joined, scaled, spans
 from gptwright.ops.reference import beside
 from gptwright.ops.sequence import Sequence
 
@@ -77,8 +77,9 @@ def gated_delta_rule(
     pieces = (in_spans(x, seq) for x in (q, k, v, beta[..., None], log_decay))
     outs = []
     for span, queries, keys, values, rates, logs in zip(spans(seq), *pieces, strict=True):
-        keys = scaled(keys, None if span.real is None else span.real[..., None])
-        out, memory = _mixed(queries, keys, values, rates, decays(logs, span), memory)
+        keys = scaled(exact(keys), None if span.real is None else span.real[..., None])
+        parts = (exact(queries), keys, exact(values), exact(rates))
+        out, memory = _mixed(*parts, decays(logs.float(), span), memory)
         outs.append(out.to(v.dtype))
     return joined(outs, len(seq)), memory
 

@@ -12,12 +12,13 @@ Shapes: B batch, H heads, T positions, N chunks of C positions, d feature width,
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gptwright.ops.chunks import Decays, begins, decays, in_spans, joined, scaled, spans
+from gptwright.ops.chunks import Decays, begins, decays, exact, in_spans, joined, scaled, spans
 from gptwright.ops.reference import beside
 from gptwright.ops.sequence import Sequence
 
@@ -25,14 +26,26 @@ TINY = 1e-6
 """Added to the denominator: a query that sees no key (padding) gives 0, not 0 / 0."""
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": lambda x: (
-        x.clamp(max=0).exp() + x.relu()
-    ),  # elu(x) + 1; torch traces strides of its own that do not come true
+    "elu": lambda x: _Elu.apply(x),  # pyright: ignore[reportReturnType]
     "relu": lambda x: x.relu() + 0.1,  # much less, and denominators of sparse features come close to 0
     "identity": lambda x: x,
 }
 POSITIVE = ("elu", "relu")
 """Features whose sums can be divided by."""
+
+
+class _Elu(torch.autograd.Function):
+    """elu(x) + 1, of which the result alone is kept: below 1 it is its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.clamp(max=0).exp_() + x.relu()
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad * ctx.saved_tensors[0].clamp(max=1)
 
 
 class Memory(NamedTuple):
@@ -121,15 +134,20 @@ def linear_attention(
         memory = _nothing(features, v, normalise)
     if len(seq) == 1:
         return _step(features, v, seq, log_decay, normalise, memory)
-    pieces = (in_spans(x, seq) for x in (*features, v, log_decay))
-    outs = []
-    for span, q, k, q_plain, k_plain, values, logs in zip(spans(seq), *pieces, strict=True):
-        real = None if span.real is None else span.real[..., None]
-        plain = None if k_plain is None else scaled(k_plain, real)
-        part = Features(q, scaled(k, real), q_plain, plain)
-        out, memory = _mixed(part, values, decays(logs, span), normalise, memory)
-        outs.append(out.to(v.dtype))
-    return joined(outs, len(seq)), Memory(*(x.clone() for x in memory))  # not a view of the last span
+    decay = _decays(log_decay, seq)
+    q, k, q_below, k_below = features
+    if not normalise:
+        outs, kv = _sums(q, k, v, seq, decay, memory.kv)
+        return joined(outs, len(seq)).to(v.dtype), Memory(kv, memory.k)
+    if q_below is None or k_below is None:  # the sum of features is that of values which are 1
+        held = torch.cat((memory.kv, memory.k[..., None]), -1)
+        outs, held = _sums(q, k, F.pad(v, (0, 1), value=1), seq, decay, held)
+        outs = [_divided(*out.split((v.shape[-1], 1), -1), v.dtype) for out in outs]
+        return joined(outs, len(seq)), Memory(held[..., :-1].clone(), held[..., -1].clone())
+    above, kv = _sums(q, k, v, seq, decay, memory.kv)
+    below, k_sum = _sums(q_below, k_below, torch.ones_like(v[..., :1]), seq, decay, memory.k[..., None])
+    outs = [_divided(*pair, v.dtype) for pair in zip(above, below, strict=True)]
+    return joined(outs, len(seq)), Memory(kv, k_sum[..., 0])
 
 
 def _nothing(features: Features, v: Tensor, normalise: bool) -> Memory:
@@ -137,19 +155,81 @@ def _nothing(features: Features, v: Tensor, normalise: bool) -> Memory:
     return empty_memory(batch, heads, width, values=v.shape[-1], normalise=normalise, device=v.device)
 
 
-def _mixed(f: Features, v: Tensor, decay: Decays, normalise: bool, memory: Memory) -> tuple[Tensor, Memory]:
-    """Return the outputs (B, H, N, C, e) of a span, and the memory after it."""
-    weights = (f.q @ f.k.mT) * decay.within  # (B, H, N, C, C)
-    kv = _passed(memory.kv, scaled(f.k, decay.until).mT @ v, decay.across)  # (B, H, N + 1, d, e)
-    out = weights @ v + scaled(f.q, decay.since) @ kv[:, :, :-1]
-    if not normalise:
-        return out, Memory(kv[:, :, -1], memory.k)
-    q, k = f.below()
-    if f.q_plain is not None:
-        weights = (q @ k.mT) * decay.within
-    k_sum = _passed(memory.k, scaled(k, decay.until).sum(-2), decay.across)  # (B, H, N + 1, d)
-    norm = weights.sum(-1, keepdim=True) + scaled(q, decay.since) @ k_sum[:, :, :-1, :, None]
-    return out / (norm + TINY), Memory(kv[:, :, -1], k_sum[:, :, -1])
+def _divided(above: Tensor, below: Tensor, dtype: torch.dtype) -> Tensor:
+    return (above / (below + TINY)).to(dtype)
+
+
+def _decays(log_decay: Tensor | None, seq: Sequence) -> list[Decays]:
+    parts = in_spans(None if log_decay is None else log_decay.float(), seq)
+    return [decays(part, span) for part, span in zip(parts, spans(seq), strict=True)]
+
+
+def _sums(
+    q: Tensor, k: Tensor, v: Tensor, seq: Sequence, decay: list[Decays], held: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Return what queries read, (B, H, N, C, e) for each span, and what is held (B, H, d, e) after the last."""
+    outs = []
+    for span, left, *parts in zip(spans(seq), decay, *(in_spans(x, seq) for x in (q, k, v)), strict=True):
+        queries, keys, values = parts
+        if span.real is not None:
+            keys = keys * span.real[..., None]
+        out, held = _Sums.apply(queries, keys, values, held, *left)  # pyright: ignore[reportGeneralTypeIssues]
+        outs.append(out)
+    return outs, held
+
+
+class _Sums(torch.autograd.Function):
+    """The sums over one span; products are formed again in the backward pass, so that it keeps no more than its inputs.
+
+    Its parts fit into the cache, and what passes keep of them all does not.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        memory: Tensor,
+        within: Tensor,
+        since: Tensor | None,
+        until: Tensor | None,
+        across: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        given, (q, k, v) = (q, k, v), (exact(x) for x in (q, k, v))
+        held = _passed(memory, scaled(k, until).mT @ v, across)  # (B, H, N + 1, d, e)
+        ctx.save_for_backward(*given, held, within, since, until, across)
+        weights = (q @ k.mT) * within  # (B, H, N, C, C)
+        return weights @ v + scaled(q, since) @ held[:, :, :-1], held[:, :, -1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        *given, held, within, since, until, across = ctx.saved_tensors
+        q, k, v, grad = (exact(x) for x in (*given, grad))
+        products, grad_weights = q @ k.mT, grad @ v.mT  # (B, H, N, C, C)
+        grad_products = grad_weights * within
+        read = torch.cat(
+            (scaled(q, since).mT @ grad, grad_memory[:, :, None]), 2
+        )  # (B, H, N + 1, d, e): of what is held
+        gains = (across.mT @ read.flatten(3)).view_as(read)  # of the first memory and of what each chunk adds
+        by_memory, by_gains = grad @ held[:, :, :-1].mT, v @ gains[:, :, 1:].mT  # (B, H, N, C, d), before decays
+        grads = (
+            grad_products @ k + scaled(by_memory, since),
+            grad_products.mT @ q + scaled(by_gains, until),
+            (products * within).mT @ grad + scaled(k, until) @ gains[:, :, 1:],
+        )
+        grads = [found.to(x.dtype) for found, x in zip(grads, given, strict=True)]
+        if not ctx.needs_input_grad[4]:
+            return *grads, gains[:, :, 0], None, None, None, None
+        added = torch.cat((held[:, :, :1], scaled(k, until).mT @ v), 2)
+        by_decay = (
+            grad_weights * products,
+            (by_memory * q).sum(-1, keepdim=True),
+            (by_gains * k).sum(-1, keepdim=True),
+            read.flatten(3) @ added.flatten(3).mT,
+        )
+        shapes = (x.shape for x in (within, since, until, across))
+        return *grads, gains[:, :, 0], *(x.sum_to_size(shape) for x, shape in zip(by_decay, shapes, strict=True))
 
 
 def _passed(memory: Tensor, gains: Tensor, across: Tensor) -> Tensor:

@@ -176,8 +176,11 @@ def z_loss(scores: Tensor, real: Tensor) -> Tensor:
 def rebalanced(bias: Tensor, load: Tensor, rate: float) -> Tensor:
     """Return ``bias`` (E,) after a step in which ``load`` (E,) tokens visited each expert.
 
-    Experts above the mean load are made less likely by ``rate`` and those below more (Wang et al., 2024, algorithm 1,
-    https://arxiv.org/abs/2408.15664). Only differences choose, so the mean is kept at 0: it would drift otherwise.
+    Experts above the mean load are made less likely and those below more (Wang et al., 2024, algorithm 1,
+    https://arxiv.org/abs/2408.15664). There, each moves by ``rate`` whatever its error; here, by ``rate`` times the
+    error relative to the mean, at most 1, so that near balance biases come to rest and do not step to and fro.
+    Only differences choose, so the mean is kept at 0: it would drift otherwise.
     """
-    moved = bias + rate * (load.mean() - load).sign()
+    error = (load.mean() - load) / load.mean()
+    moved = bias + rate * error.clamp(-1, 1)
     return moved - moved.mean()

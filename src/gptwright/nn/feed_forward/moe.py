@@ -73,7 +73,8 @@ class MoE(FeedForward):
         balance_weight: NonNegativeFloat | None = None
         """Weight of the load-balancing loss. Default 0.01 with `balance: loss`, 0 with `bias`, which may have both."""
         balance_rate: NonNegativeFloat | None = None
-        """How far each step moves the numbers of `balance: bias`. Default 0.001; 0 keeps them."""
+        """How far a step moves the number of an expert with no tokens, or with twice its share, in `balance: bias`;
+        nearer to the mean it is less in proportion. Default 0.01; 0 keeps them."""
         z_weight: NonNegativeFloat = 0.0
         """Weight of the router z-loss, which keeps scores small (Zoph et al., 2022, https://arxiv.org/abs/2202.08906)."""
 
@@ -119,7 +120,7 @@ class MoE(FeedForward):
         @property
         def rate(self) -> float:
             """How far each step moves the biases."""
-            return 0.001 if self.balance_rate is None else self.balance_rate
+            return 0.01 if self.balance_rate is None else self.balance_rate
 
         def num_params(self, ctx: LayerContext) -> int:
             """Count the router and all experts."""
