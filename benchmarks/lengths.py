@@ -168,7 +168,7 @@ def window_against_mask(precision: str, length: int, rounds: int) -> dict[str, A
         f"local against a dense mask, {precision} T {length}: {ms['local']:.1f} ms against {ms['dense']:.1f} ms, "
         f"{faster:.1f} times faster; peak {memory['local'] / 2**20:.1f} against {memory['dense'] / 2**20:.1f} MiB, "
         f"{memory['dense'] / memory['local']:.1f} times less; beside results and gradients "
-        f"{own['local'] / 2**20:.1f} against {own['dense'] / 2**20:.1f} MiB, {own['dense'] / own['local']:.1f} times less"
+        f"{own['local'] / 2**20:.1f} against {own['dense'] / 2**20:.1f} MiB, {own['dense'] / own['local']:.1f} times"
     )
     return {"precision": precision, "length": length, "seconds": seen, "peak_bytes": memory, "beside_results": own}
 

@@ -16,6 +16,7 @@ from gptwright.check.models import tokens
 from gptwright.check.tensor_parallel import slices_sum_to_the_whole
 from gptwright.nn.base import FeedForward
 from gptwright.nn.slots import FEED_FORWARD
+from gptwright.ops.moe import route
 
 # torch says this about itself whenever it traces an autograd function
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -266,7 +267,7 @@ def test_settings_survive_being_written_and_read():
 
 @pytest.mark.parametrize("expert", [{"type": NOISY}, NESTED, "mlp"], ids=["stranger", "nested", "mlp"])
 def test_an_expert_knows_where_its_tokens_stand(expert):
-    """Packed and padded in between: what an expert of any kind is told of a token is what is true of that token."""
+    """Packed and padded in between: each token alone, by hand, at its own place, is what all of them are together."""
     part, x = moe(expert=expert, d_ff=None).train(), drawn(1, 40)
     for module in part.modules():
         module.training = isinstance(module, type(part))
@@ -274,8 +275,12 @@ def test_an_expert_knows_where_its_tokens_stand(expert):
     whole = gw.Sequence.packed(segments)
     together = part(x, whole)[0]
     for at in (0, 8, 13, 32, 35, 39):
+        one = x[:, at : at + 1]
         seq = gw.Sequence(whole.positions[:, at : at + 1], whole.segments[:, at : at + 1], gapless=False)
-        torch.testing.assert_close(together[at], part(x[:, at : at + 1], seq)[0, 0], rtol=1e-4, atol=1e-5)
+        weights, chosen, _ = route(one[0] @ part.router.weight.T, 2)
+        found = [part.experts[index](one, seq)[0, 0] for index in chosen[0].tolist()]
+        expected = sum(weight * each for weight, each in zip(weights[0], found, strict=True))
+        torch.testing.assert_close(together[at], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_experts_that_are_mixtures_count_and_balance_their_own():

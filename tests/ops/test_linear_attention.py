@@ -148,6 +148,18 @@ def test_memory_of_another_document_is_left_behind(draw, length, function):
     assert not torch.allclose(out[1], alone[1])
 
 
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize("decay", ["fixed", "gated"])
+def test_padding_alone_leaves_the_memory_as_it_is(draw, length, decay):
+    q, k, v, g = draw(*[(2, 3, length, 6)] * 3, (2, 3, length))
+    held = empty_memory(2, 3, 6)._replace(kv=torch.ones(2, 3, 6, 6), k=torch.ones(2, 3, 6))
+    nothing = Sequence(torch.zeros(2, length, dtype=torch.long), torch.zeros(2, length, dtype=torch.long))
+    said = {"log_decay": log_decays(decay, g), "memory": held}
+    out, memory = linear_attention(features_of(q, k, "elu", False), v, nothing, **said)
+    torch.testing.assert_close(memory, held)
+    assert torch.isfinite(out).all()
+
+
 def test_a_memory_is_not_a_view_of_more(draw):
     q, k, v = draw(*[(2, 3, 150, 6)] * 3)
     _, memory = linear_attention(features_of(q, k, "elu", False), v, Sequence.plain(2, 150))

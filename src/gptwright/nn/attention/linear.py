@@ -57,7 +57,10 @@ class Linear(HeadAttention):
             return self.feature_map in POSITIVE
 
         def mixing_flops(self, ctx: LayerContext, context: int) -> int:
-            """Count forward FLOPs a token of adding to the state and reading it, whatever the context."""
+            """Count forward FLOPs a token of adding to the state and reading it, whatever the context.
+
+            That is the work of the recurrence; chunks do more in training, inside each.
+            """
             del context
             return 4 * self.n_heads * self.width(ctx) ** 2
 
