@@ -1,6 +1,7 @@
 import pytest
 from torch import nn
 
+import gptwright as gw
 from gptwright.errors import ConfigError
 from gptwright.optim.groups import roles
 
@@ -55,3 +56,11 @@ def test_frozen_parameters_are_left_out(toy):
 def test_a_model_without_trainable_parameters_is_refused(toy):
     with pytest.raises(ConfigError, match="no trainable parameter: every one is frozen; unfreeze"):
         roles(toy().requires_grad_(False))
+
+
+def test_filters_of_a_component_are_no_matrices():
+    settings = {"vocab_size": 5, "d_model": 8, "n_layers": 1, "max_seq_len": 4}
+    model = gw.GPT(gw.ModelConfig.from_dict({**settings, "attention": {"type": "gated_delta", "n_heads": 2}}))
+    found, attention = roles(model), model.layers[0].attention
+    assert {id(p) for p in found.others} == {id(p) for p in (attention.q_conv, attention.k_conv, attention.v_conv)}
+    assert id(attention.q_proj.weight) in {id(p) for p in found.matrices}

@@ -1,11 +1,13 @@
 """Runs in which a part of the weights is frozen."""
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import gptwright as gw
 from gptwright.model.freeze import freeze as freeze_by
 from gptwright.model.freeze import unfreeze as unfreeze_by
+from gptwright.train.working import WorkingCopy
 
 from .. import tiny
 from ..tiny import train, train_until
@@ -93,3 +95,22 @@ def test_a_run_is_not_resumed_with_other_frozen_parts(settings, tmp_path):
     train_until(5, settings(), tmp_path / "r")
     with pytest.raises(gw.ConfigError, match=r"train\.freeze was \[\] and is now \['layers\.0'\]"):
         train(settings({"train.freeze": ["layers.0"]}), tmp_path / "r", resume=True)
+
+
+def test_a_working_copy_takes_over_frozen_weights_after_loading():
+    config = {
+        "vocab_size": 5,
+        "d_model": 8,
+        "n_layers": 1,
+        "max_seq_len": 4,
+        "attention": {"type": "softmax", "n_heads": 2},
+    }
+    model = gw.GPT(gw.ModelConfig.from_dict(config))
+    gw.freeze(model, "layers")
+    working = WorkingCopy(model, torch.bfloat16)
+    with torch.no_grad():
+        model.layers[0].attention.q_proj.weight.fill_(0.5)
+    working.refresh()
+    assert not working.model.layers[0].attention.q_proj.weight.eq(0.5).any()
+    working.refresh(everything=True)
+    assert working.model.layers[0].attention.q_proj.weight.eq(0.5).all()

@@ -85,6 +85,8 @@ class Module(Component, nn.Module):
 
     RESIDUAL_OUTPUTS: ClassVar[tuple[str, ...]] = ()
     """Patterns of the weights whose product is added to the residual stream; initialisation scales them."""
+    FILTERS: ClassVar[tuple[str, ...]] = ()
+    """Parameters of two dimensions that are no matrices, as those of convolutions: Muon leaves them alone."""
     KEPT_FP32: ClassVar[tuple[str, ...]] = ()
     """Buffers that stay in fp32 whatever the weights compute in; a working copy shares them with the original."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gptwright.errors import ConfigError
+from gptwright.nn.base import Module
 
 _WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
 _EMBEDDINGS = ("token_embedding.", "position.")
@@ -65,6 +66,12 @@ def _bare(name: str) -> str:
     return name
 
 
+def _is_filter(owner: nn.Module, name: str) -> bool:
+    if isinstance(owner, Module):
+        return name.rpartition(".")[2] in owner.FILTERS
+    return isinstance(owner, nn.modules.conv._ConvNd)
+
+
 def _role(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) -> str:
     if parameter.ndim < 2:
         return "vectors"
@@ -72,7 +79,7 @@ def _role(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) ->
         return "embeddings"
     if any(name.startswith("lm_head.") for name in names):
         return "head"
-    convolution = any(isinstance(owner, nn.modules.conv._ConvNd) for owner in owners)
+    convolution = any(_is_filter(owner, name) for owner, name in zip(owners, names, strict=True))
     if names[0].startswith("layers.") and parameter.ndim in (2, 3) and not convolution:
         return "matrices"
     return "others"

@@ -202,6 +202,7 @@ class Trainer:
     def _restore(self, found: Checkpoint) -> None:
         state = found.state()
         found.restore_weights(self.model)
+        self.stepper.working.refresh(everything=True)
         found.restore_optimizer(self.stepper.optimizer)
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.skipped = found.step, state["train_seconds"], state["skipped_steps"]

@@ -26,10 +26,14 @@ class WorkingCopy:
         self._twins = [p for p in self.model.parameters() if p.requires_grad]
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Bring the twin up to the masters' values."""
-        if self.model is not self.master:
-            torch._foreach_copy_(self._twins, self._masters)  # pyright: ignore
+    def refresh(self, *, everything: bool = False) -> None:
+        """Bring the twin up to the masters' values; ``everything``: also what is frozen, as after loading."""
+        if self.model is self.master:
+            return
+        torch._foreach_copy_(self._twins, self._masters)  # pyright: ignore
+        if everything:
+            for twin, master in zip(self.model.parameters(), self.master.parameters(), strict=True):
+                twin.copy_(master)
 
     @torch.no_grad()
     def collect(self) -> None:

@@ -17,17 +17,15 @@ from gptwright.dropin.slm.gpt import GPT
 from gptwright.dropin.translate import device_named
 from gptwright.errors import CheckpointError
 from gptwright.model import freeze as freezing
-from gptwright.model.config import ModelConfig
-from gptwright.model.init import initialise
+from gptwright.model.reinit import reinitialise
 
 
 def init_weights(model: GPT, strategy: str = "normal", **settings: Any) -> None:
-    """Draw the weights anew: `normal`, `xavier_uniform`, `xavier_normal` or any other of `model.init`.
+    """Let the model begin anew: `normal`, `xavier_uniform`, `xavier_normal` or any other strategy of `model.init`.
 
     ``settings`` are the further ones of `model.init`: ``std``, ``overrides`` by name.
     """
-    init = {"strategy": strategy, **settings}
-    initialise(model, ModelConfig.from_dict({**model.config.to_dict(), "init": init}))
+    reinitialise(model, {"strategy": strategy, **settings})
 
 
 def freeze(model: GPT, *patterns: str) -> freezing.TrainableTable:

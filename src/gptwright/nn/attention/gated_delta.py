@@ -48,6 +48,7 @@ class GatedDelta(Attention):
     factor a that the token chooses. Yang et al., 2024, https://arxiv.org/abs/2412.06464.
     """
 
+    FILTERS = ("q_conv", "k_conv", "v_conv")
     EXAMPLES = (
         {"n_heads": 4},
         {"n_heads": 4, "n_key_heads": 2, "value_dim": 12, "conv_size": 3, "allow_neg_eigval": True, "out_norm": _SOFT},
