@@ -14,10 +14,15 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from gptwright.ops.sequence import Sequence
+
+
+ROUND = 64
+"""Tokens of an expert are filled up to a multiple: libraries compile and keep a kernel for every new shape."""
 
 
 class Visits(NamedTuple):
@@ -57,9 +62,11 @@ class Experts(nn.ModuleList):
         """Return (M, D), what each expert makes of its tokens; one without tokens is not run."""
         outputs = []
         for expert, (x, positions, segments) in zip(self, visits.slices(), strict=True):
-            if len(x):
-                seq = Sequence(positions[None], segments[None], gapless=False, aux_losses=aux_losses)
-                outputs.append(expert(x[None], seq)[0])
+            if count := len(x):
+                more = -count % ROUND if count > ROUND else 0  # padding: segment 0
+                positions, segments = (F.pad(each, (0, more))[None] for each in (positions, segments))
+                seq = Sequence(positions, segments, gapless=False, aux_losses=aux_losses)
+                outputs.append(expert(F.pad(x, (0, 0, 0, more))[None], seq)[0, :count])
         return torch.cat(outputs)  # (M, D)
 
 

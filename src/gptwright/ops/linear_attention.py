@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptwright.ops.chunks import Decays, begins, decays, exact, in_spans, joined, scaled, spans
+from gptwright.ops.chunked_sums import chunked_sums, decays_in_spans
+from gptwright.ops.chunks import begins, joined, scaled
 from gptwright.ops.reference import beside
 from gptwright.ops.sequence import Sequence
 
@@ -134,18 +135,18 @@ def linear_attention(
         memory = _nothing(features, v, normalise)
     if len(seq) == 1:
         return _step(features, v, seq, log_decay, normalise, memory)
-    decay = _decays(log_decay, seq)
+    decay = decays_in_spans(log_decay, seq)
     q, k, q_below, k_below = features
     if not normalise:
-        outs, kv = _sums(q, k, v, seq, decay, memory.kv)
+        outs, kv = chunked_sums(q, k, v, seq, decay, memory.kv)
         return joined(outs, len(seq)).to(v.dtype), Memory(kv, memory.k)
     if q_below is None or k_below is None:  # the sum of features is that of values which are 1
         held = torch.cat((memory.kv, memory.k[..., None]), -1)
-        outs, held = _sums(q, k, F.pad(v, (0, 1), value=1), seq, decay, held)
+        outs, held = chunked_sums(q, k, F.pad(v, (0, 1), value=1), seq, decay, held)
         outs = [_divided(*out.split((v.shape[-1], 1), -1), v.dtype) for out in outs]
         return joined(outs, len(seq)), Memory(held[..., :-1].clone(), held[..., -1].clone())
-    above, kv = _sums(q, k, v, seq, decay, memory.kv)
-    below, k_sum = _sums(q_below, k_below, torch.ones_like(v[..., :1]), seq, decay, memory.k[..., None])
+    above, kv = chunked_sums(q, k, v, seq, decay, memory.kv)
+    below, k_sum = chunked_sums(q_below, k_below, torch.ones_like(v[..., :1]), seq, decay, memory.k[..., None])
     outs = [_divided(*pair, v.dtype) for pair in zip(above, below, strict=True)]
     return joined(outs, len(seq)), Memory(kv, k_sum[..., 0])
 
@@ -157,85 +158,6 @@ def _nothing(features: Features, v: Tensor, normalise: bool) -> Memory:
 
 def _divided(above: Tensor, below: Tensor, dtype: torch.dtype) -> Tensor:
     return (above / (below + TINY)).to(dtype)
-
-
-def _decays(log_decay: Tensor | None, seq: Sequence) -> list[Decays]:
-    parts = in_spans(None if log_decay is None else log_decay.float(), seq)
-    return [decays(part, span) for part, span in zip(parts, spans(seq), strict=True)]
-
-
-def _sums(
-    q: Tensor, k: Tensor, v: Tensor, seq: Sequence, decay: list[Decays], held: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """Return what queries read, (B, H, N, C, e) for each span, and what is held (B, H, d, e) after the last."""
-    outs = []
-    for span, left, *parts in zip(spans(seq), decay, *(in_spans(x, seq) for x in (q, k, v)), strict=True):
-        queries, keys, values = parts
-        if span.real is not None:
-            keys = keys * span.real[..., None]
-        out, held = _Sums.apply(queries, keys, values, held, *left)  # pyright: ignore[reportGeneralTypeIssues]
-        outs.append(out)
-    return outs, held
-
-
-class _Sums(torch.autograd.Function):
-    """The sums over one span; products are formed again in the backward pass, so that it keeps no more than its inputs.
-
-    Its parts fit into the cache, and what passes keep of them all does not.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        memory: Tensor,
-        within: Tensor,
-        since: Tensor | None,
-        until: Tensor | None,
-        across: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        given, (q, k, v) = (q, k, v), (exact(x) for x in (q, k, v))
-        held = _passed(memory, scaled(k, until).mT @ v, across)  # (B, H, N + 1, d, e)
-        ctx.save_for_backward(*given, held, within, since, until, across)
-        weights = (q @ k.mT) * within  # (B, H, N, C, C)
-        return weights @ v + scaled(q, since) @ held[:, :, :-1], held[:, :, -1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        *given, held, within, since, until, across = ctx.saved_tensors
-        q, k, v, grad = (exact(x) for x in (*given, grad))
-        products, grad_weights = q @ k.mT, grad @ v.mT  # (B, H, N, C, C)
-        grad_products = grad_weights * within
-        read = torch.cat(
-            (scaled(q, since).mT @ grad, grad_memory[:, :, None]), 2
-        )  # (B, H, N + 1, d, e): of what is held
-        gains = (across.mT @ read.flatten(3)).view_as(read)  # of the first memory and of what each chunk adds
-        by_memory, by_gains = grad @ held[:, :, :-1].mT, v @ gains[:, :, 1:].mT  # (B, H, N, C, d), before decays
-        grads = (
-            grad_products @ k + scaled(by_memory, since),
-            grad_products.mT @ q + scaled(by_gains, until),
-            (products * within).mT @ grad + scaled(k, until) @ gains[:, :, 1:],
-        )
-        grads = [found.to(x.dtype) for found, x in zip(grads, given, strict=True)]
-        if not ctx.needs_input_grad[4]:
-            return *grads, gains[:, :, 0], None, None, None, None
-        added = torch.cat((held[:, :, :1], scaled(k, until).mT @ v), 2)
-        by_decay = (
-            grad_weights * products,
-            (by_memory * q).sum(-1, keepdim=True),
-            (by_gains * k).sum(-1, keepdim=True),
-            read.flatten(3) @ added.flatten(3).mT,
-        )
-        shapes = (x.shape for x in (within, since, until, across))
-        return *grads, gains[:, :, 0], *(x.sum_to_size(shape) for x, shape in zip(by_decay, shapes, strict=True))
-
-
-def _passed(memory: Tensor, gains: Tensor, across: Tensor) -> Tensor:
-    """Return the sums after each chunk (B, H, N + 1, ...), the one before the first included."""
-    sums = torch.cat((memory[:, :, None], gains), 2)
-    return (across @ sums.flatten(3)).view_as(sums)
 
 
 def _step(
