@@ -55,10 +55,10 @@ def test_resume_needs_the_run_only(gptwright, arguments):
 
 
 def test_a_saved_run_is_not_trusted_with_code(gptwright, workshop):
-    (workshop / "mine.py").write_text(
+    (workshop / "untrusted.py").write_text(
         "from gptwright.nn.attention.softmax import Softmax\n\n\nclass Mine(Softmax):\n    '''Mine.'''\n"
     )
-    settings = (workshop / "tiny.yaml").read_text().replace("type: softmax", "type: 'mine:Mine'")
+    settings = (workshop / "tiny.yaml").read_text().replace("type: softmax", "type: 'untrusted:Mine'")
     (workshop / "tiny.yaml").write_text(settings)
     assert gptwright("train", "tiny.yaml", "--quiet").code == 0
     done = gptwright("train", "--resume", "--run", "runs/tiny", "train.steps=6")

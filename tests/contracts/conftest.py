@@ -8,6 +8,7 @@ import pytest
 from . import strangers
 
 RAN: list[int] = []
+DRAWN_AGAIN: list[int] = []
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +27,15 @@ def ran():
     return RAN.append
 
 
+@pytest.fixture
+def drawn_again():
+    """Count laws that were held against other weights, since the first ones were ill-conditioned."""
+    return DRAWN_AGAIN.append
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     if RAN:
-        terminalreporter.write_line(f"contracts: {sum(RAN)} whole-model combinations of the full product ran")
+        terminalreporter.write_line(
+            f"contracts: {sum(RAN)} whole-model combinations of the full product ran, "
+            f"and {sum(DRAWN_AGAIN)} of their laws needed a second draw of weights"
+        )

@@ -10,6 +10,8 @@ from .. import tiny
 CODE = """
 import json, sys
 import gptwright as gw
+from gptwright.ops.precision import Machine
+Machine.best_fp32 = lambda self: "fp32"  # which is faster is measured: on a busy machine two new runs may differ
 try:
     result = gw.train(json.loads(sys.argv[1]), run=sys.argv[2], resume=sys.argv[3] == "resume", progress=False)
     print(json.dumps(result.to_dict()))
