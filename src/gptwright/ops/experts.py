@@ -20,7 +20,6 @@ from torch.func import functional_call
 
 from gptwright.ops.sequence import Sequence
 
-
 ROUND = 64
 """Tokens of an expert are filled up to a multiple: libraries compile and keep a kernel for every new shape."""
 
