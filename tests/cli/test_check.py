@@ -53,7 +53,7 @@ def test_a_class_that_breaks_one(gptwright, own):
     ) in done.out
     assert "Traceback" not in done.out + done.err
     assert done.err == (
-        "error: own_parts:Peeks breaks 1 of 22 laws: 'the future is unseen'; 7 that rest on it stay open\n"
+        "error: own_parts:Peeks breaks 1 of 22 laws: 'the future is unseen'; 8 that rest on it stay open\n"
     )
 
 

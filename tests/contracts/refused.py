@@ -7,6 +7,8 @@ REFUSED = {
     frozenset({("attention", "linear"), ("position", "alibi")}),
     frozenset({("attention", "gated_delta"), ("position", "alibi")}),
     frozenset({("attention", "Minimal"), ("position", "alibi")}),
+    frozenset({("attention", "MyAttention"), ("position", "alibi")}),
+    frozenset({("attention", "MyAttention"), ("extras", "value_residual")}),
     frozenset({("attention", "latent"), ("extras", "value_residual")}),
     frozenset({("attention", "Minimal"), ("extras", "value_residual")}),
 }

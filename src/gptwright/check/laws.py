@@ -42,7 +42,7 @@ RESTS_ON: dict[Holds, tuple[Holds, ...]] = {
     states_can_be_truncated: (padded_steps_equal_full,),
     fast_paths_equal_references: (packing_changes_nothing,),
     compiled_equals_eager: (calls_are_independent,),
-    slices_sum_to_the_whole: (calls_are_independent,),
+    slices_sum_to_the_whole: (steps_equal_full,),
     low_precision_is_kept: (shapes_are_kept,),
     weights_can_be_saved: (calls_are_independent,),
     nothing_is_read_before_it_is_written: (padded_steps_equal_full,),

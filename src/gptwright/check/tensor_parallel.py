@@ -5,6 +5,8 @@ Shapes: B batch, T tokens, D d_model.
 
 import copy
 from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from gptwright.check.measure import GRADIENT_TOLERANCE, demand, same
 from gptwright.check.models import components
 from gptwright.model.gpt import GPT
-from gptwright.nn.base import Attention, FeedForward, Module
+from gptwright.nn.base import Attention, FeedForward, LayerContext, Module
+from gptwright.nn.state.replay import Replay
 from gptwright.ops.sequence import Sequence
 
 DEVICES = 2
@@ -22,7 +25,7 @@ DIMENSION = {"colwise": 0, "rowwise": 1}
 
 
 def slices_sum_to_the_whole(model: GPT) -> str | None:
-    """Weights cut by `tp_plan` for two devices, and run apart, sum to the whole output and input gradient."""
+    """Weights cut by `tp_plan` for two devices, and run apart, sum to the whole: outputs, input gradient, decoding."""
     notes, seqs = [], [Sequence.plain(2, T) for _ in range(DEVICES + 1)]  # a device knows its own values only
     for name, part, ctx in components(model):
         if not isinstance(part, Attention | FeedForward):
@@ -30,7 +33,7 @@ def slices_sum_to_the_whole(model: GPT) -> str | None:
         plan = part.config.tp_plan(ctx)
         reason = _whole(part, plan) if plan else f"{part.config.type} has no tp_plan"
         if not reason:
-            _sums(part, plan, ctx.d_model, seqs, f"{part.config.type} ({name})")
+            _sums(part, plan, ctx, seqs, f"{part.config.type} ({name})")
             continue
         notes.append(f"not cut: {reason}")
         if isinstance(part, Attention) and ctx.value_residual:
@@ -51,13 +54,17 @@ def _whole(part: Module, plan: dict[str, str]) -> str | None:
     return next((f"{name} {count} does not divide by {DEVICES}" for name, count in odd.items()), None)
 
 
-def _sums(part: Module, plan: dict[str, str], width: int, seqs: list[Sequence], who: str) -> None:
-    x, upstream = torch.randn(2, 2, T, width, generator=torch.Generator().manual_seed(2))
+def _sums(part: Module, plan: dict[str, str], ctx: LayerContext, seqs: list[Sequence], who: str) -> None:
+    x, upstream = torch.randn(2, 2, T, ctx.d_model, generator=torch.Generator().manual_seed(2))
     whole, grad = _run(part, x, seqs[-1], upstream)
-    found = [_run(sliced(part, plan, device), x, seqs[device], upstream) for device in range(DEVICES)]
+    pieces = [sliced(part, plan, device) for device in range(DEVICES)]
+    found = [_run(piece, x, seq, upstream) for piece, seq in zip(pieces, seqs[:-1], strict=True)]
     same(torch.stack([out for out, _ in found]).sum(0), whole, f"the sum of {DEVICES} slices of {who}")
     what = f"the input gradient of {DEVICES} slices of {who}"
     same(torch.stack([each for _, each in found]).sum(0), grad, what, GRADIENT_TOLERANCE)
+    if isinstance(part, Attention) and ctx.layer_index == 0 and not isinstance(part.init_state(1, 1), Replay):
+        decoded = torch.stack([_decoded(piece, x) for piece in pieces]).sum(0)
+        same(decoded, whole, f"the sum of {DEVICES} slices of {who}, decoding with states of their own")
 
 
 def _run(part: Module, x: Tensor, seq: Sequence, upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,6 +72,14 @@ def _run(part: Module, x: Tensor, seq: Sequence, upstream: Tensor) -> tuple[Tens
     out = part(x, seq)
     (grad,) = torch.autograd.grad(out, x, upstream, retain_graph=True)
     return out, grad
+
+
+@torch.no_grad()
+def _decoded(piece: Any, x: Tensor) -> Tensor:
+    """Return the outputs of an attention fed in pieces to a state of its own."""
+    state = piece.init_state(len(x), T)
+    parts = pairwise((0, T // 2, T // 2 + 1, T))
+    return torch.cat([piece(x[:, a:b], Sequence.plain(len(x), b - a, start=a), state) for a, b in parts], 1)
 
 
 def sliced(part: Module, plan: dict[str, str], device: int, devices: int = DEVICES) -> Module:

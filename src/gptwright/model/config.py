@@ -163,7 +163,7 @@ class ModelConfig(Config):
     def _part_problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
         ctx = self.context(0)
         for where, part in self._parts():
-            for key, sentence in part.check(ctx):
+            for key, sentence in part.problems(ctx):
                 yield (*where, *key.split(".")), sentence
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -66,6 +66,10 @@ class ModuleConfig(ComponentConfig):
         del ctx
         return {}
 
+    def problems(self, ctx: LayerContext) -> Iterable[tuple[str, str]]:
+        """Yield everything that does not fit, whether or not the class has a ``check`` of its own."""
+        yield from self.check(ctx)
+
     def build(self, ctx: LayerContext) -> Any:
         """Construct the component."""
         return self.owner(self, ctx)  # pyright: ignore[reportCallIssue]
@@ -119,8 +123,8 @@ class Attention(Module):
     class Config(ModuleConfig):
         """Settings of an attention."""
 
-        def check(self, ctx: LayerContext) -> Iterable[tuple[str, str]]:
-            """Yield ``(key, sentence)`` for what does not fit: positions or values that would be ignored."""
+        def problems(self, ctx: LayerContext) -> Iterable[tuple[str, str]]:
+            """Yield what does not fit: positions or values that would be ignored, and what the class itself checks."""
             owner: Any = self.owner
             if ctx.position.slopes(1) is not None and not owner.TAKES_SLOPES:
                 yield (
@@ -134,6 +138,7 @@ class Attention(Module):
                     f"value_residual mixes the first layer's values into every layer, and {self.type} attention has no "
                     "such values; set model.value_residual to 0, or use softmax attention",
                 )
+            yield from self.check(ctx)
 
         def value_shape(self, ctx: LayerContext) -> tuple[int, int] | None:
             """Return the heads and width of the values that `value_residual` mixes, or None where it cannot."""

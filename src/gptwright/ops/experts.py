@@ -21,7 +21,7 @@ from torch.func import functional_call
 from gptwright.ops.sequence import Sequence
 
 ROUND = 64
-"""Tokens of an expert are filled up to a multiple: libraries compile and keep a kernel for every new shape."""
+"""Many tokens of an expert are filled up to a multiple: libraries compile and keep a kernel for every new shape."""
 
 
 class Visits(NamedTuple):
@@ -62,7 +62,7 @@ class Experts(nn.ModuleList):
         outputs = []
         for expert, (x, positions, segments) in zip(self, visits.slices(), strict=True):
             if count := len(x):
-                more = -count % ROUND if count > ROUND else 0  # padding: segment 0
+                more = -count % ROUND if count > 4 * ROUND else 0  # padding: segment 0
                 positions, segments = (F.pad(each, (0, more))[None] for each in (positions, segments))
                 seq = Sequence(positions, segments, gapless=False, aux_losses=aux_losses)
                 outputs.append(expert(F.pad(x, (0, 0, 0, more))[None], seq)[0, :count])
