@@ -42,7 +42,8 @@ class Memory(NamedTuple):
 class GatedDelta(Attention):
     """The gated delta rule: O(T) time, a state of fixed size, and room for what matters in it.
 
-        S_i = a_i (I - b_i k_i k_i^T) S_(i-1) + b_i k_i v_i^T,   out_i = rms_norm(q_i S_i) * silu(gate(x_i))
+        S_i = a_i (I - b_i k_i k_i^T) S_(i-1) + b_i k_i v_i^T
+        out_i = rms_norm(q_i S_i) * silu(gate(x_i))
 
     A token erases what the memory holds for its key in so far as it writes there; all of the memory decays by a
     factor a that the token chooses. Yang et al., 2024, https://arxiv.org/abs/2412.06464.
@@ -75,7 +76,7 @@ class GatedDelta(Attention):
         """Whether a token may turn over what is held for its key, and not only replace it: it writes with strength 0 to
         2 instead of 0 to 1 (Grazzi et al., 2024, https://arxiv.org/abs/2411.12537)."""
         out_norm: NormSlot = Field(default_factory=lambda: NORM.resolve("rms_norm").Config(eps=1e-5))
-        """Norm of each head's output. Default `rms_norm` with `eps` 1e-5, as in the authors' code."""
+        """Norm of each head's output. Default `rms_norm` with `eps` 1e-5."""
         qkv_bias: bool | None = None
         """Bias in the query, key, value and gate projections. Default the model's `bias`."""
         out_bias: bool | None = None
