@@ -46,7 +46,7 @@ def classic(source: str) -> dict[str, float]:
         for step in range(config.train.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings["lr"] * schedule.scale(step)
-            inputs, targets = data.batch(step)
+            inputs, targets, _ = data.batch(step * config.rows_per_step, config.rows_per_step)
             gw.loss(model(inputs), targets).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
             optimizer.step()

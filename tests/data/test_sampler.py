@@ -32,7 +32,7 @@ seeds = st.integers(0, 2**70)
 def test_every_window_exactly_once_an_epoch(size, seed, epoch):
     context, n_tokens = size
     sampler = Sampler(n_tokens, context, seed)
-    starts = np.sort(sampler.starts(epoch, sampler.n_windows))  # a batch of a whole epoch
+    starts = np.sort(sampler.starts(epoch * sampler.n_windows, sampler.n_windows))  # a batch of a whole epoch
     assert starts[0] >= 0
     assert starts[-1] + context + 1 <= n_tokens
     assert (np.diff(starts) == context).all()
@@ -44,25 +44,25 @@ def test_every_window_exactly_once_an_epoch(size, seed, epoch):
 def test_a_pure_function_of_seed_and_step(size, seed, n, step):
     context, n_tokens = size
     sampler = Sampler(n_tokens, context, seed)
-    sampler.starts(step + 1, n)
-    first = sampler.starts(step, n)
+    sampler.starts((step + 1) * n, n)
+    first = sampler.starts(step * n, n)
     assert first.dtype == np.int64
     assert first.shape == (n,)
-    assert (first == Sampler(n_tokens, context, seed).starts(step, n)).all()
+    assert (first == Sampler(n_tokens, context, seed).starts(step * n, n)).all()
 
 
 @given(step=st.integers(0, 1000), n=st.integers(2, 20))
 @settings(max_examples=50, deadline=None)
 def test_steps_follow_one_another_in_one_order(step, n):
     sampler = Sampler(5000, 7, 3)
-    both = np.concatenate([sampler.starts(2 * step, n), sampler.starts(2 * step + 1, n)])
-    assert (both == sampler.starts(step, 2 * n)).all()
+    both = np.concatenate([sampler.starts(2 * step * n, n), sampler.starts((2 * step + 1) * n, n)])
+    assert (both == sampler.starts(2 * step * n, 2 * n)).all()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 12])
 def test_the_same_global_batch_however_it_is_sliced(ranks):
     stream, sampler = Line(1000), Sampler(1000, 16, 5)
-    starts = sampler.starts(4, 12)
+    starts = sampler.starts(48, 12)
     whole = batch(stream, starts, 16)
     parts = [batch(stream, part, 16) for part in np.split(starts, ranks)]
     for side in (0, 1):
@@ -81,7 +81,7 @@ def test_seeds_and_epochs_have_orders_and_offsets_of_their_own():
     n_tokens, context = 64 * 200 + 1, 64
     orders = [tuple(Sampler(n_tokens, context, seed).starts(0, 199)) for seed in range(20)]
     sampler = Sampler(n_tokens, context, 0)
-    epochs = [tuple(sampler.starts(epoch, 199)) for epoch in range(20)]
+    epochs = [tuple(sampler.starts(199 * epoch, 199)) for epoch in range(20)]
     assert len(set(orders)) == len(set(epochs)) == 20
     assert len({min(epoch) % context for epoch in epochs}) > 10
     moves = np.abs(np.diff(np.array(epochs[0]))) // context

@@ -5,7 +5,7 @@ import torch
 
 import gptwright as gw
 from gptwright.model.freeze import choose_trained, freeze, trainable_table, unfreeze
-from gptwright.model.patterns import matches
+from gptwright.nn.patterns import matches
 
 
 def frozen(model) -> set[str]:

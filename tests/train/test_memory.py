@@ -14,8 +14,8 @@ from gptwright.model import memory
 from gptwright.model.freeze import choose_trained
 from gptwright.model.memory import Ledger
 from gptwright.ops.precision import Precision
-from gptwright.train.memory import micro_batch_rows, training_memory
-from gptwright.train.step import Stepper
+from gptwright.train.memory import training_memory
+from gptwright.train.step import Stepper, micro_batch_rows
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {"attention": {"type": "local", "n_heads": 4, "window": 8}, "feed_forward": "glu"}
@@ -112,10 +112,10 @@ def test_checkpointing_and_freezing_and_smaller_micro_batches_take_less():
 
 
 def test_rows_are_those_that_a_run_works_on_at_once():
-    assert micro_batch_rows(run({}), 64) == 4
-    assert micro_batch_rows(run({"train.micro_batch": 3}), 64) == 3
-    assert micro_batch_rows(run({"train.tokens_per_step": 64 * 1000}), 64) == 256
-    assert micro_batch_rows(run({}), 4096) == 1
+    assert micro_batch_rows(run({}).train, 64) == 4
+    assert micro_batch_rows(run({"train.micro_batch": 3}).train, 64) == 3
+    assert micro_batch_rows(run({"train.tokens_per_step": 64 * 1000}).train, 64) == 256
+    assert micro_batch_rows(run({}).train, 4096) == 1
     assert training_memory(run({}), micro_batch=7, context=32).micro_batch == 7
 
 

@@ -43,14 +43,14 @@ def command(
 ) -> None:
     """Print parameters, FLOPs and memory of a model and of its training, without building it."""
     from gptwright.model.count import count
-    from gptwright.train.memory import micro_batch_rows
+    from gptwright.train.step import micro_batch_rows
 
     for name, given in (("--context", context), ("--batch", batch)):
         if given is not None and given < 1:
             raise GptwrightError(f"{name} is {given} and must be at least 1")
     run = _with_vocabulary(resolve(_file(config), overrides or ()).config)
     found, precisions = count(run.model, context), _known_precisions(precision or ["fp32", "bf16"])
-    rows = batch or micro_batch_rows(run, found.context)
+    rows = batch or micro_batch_rows(run.train, found.context)
     found = _with_activations(found, run, rows, precisions[0])
     training = _training(run, found.context, rows, precisions, optimizer or [])
     if as_json:
@@ -60,7 +60,7 @@ def command(
 
 
 def _known_precisions(given: list[str]) -> "list[Name]":
-    from gptwright.train.memory import DTYPES
+    from gptwright.ops.precision import DTYPES
 
     for name in given:
         if name not in DTYPES:
@@ -82,7 +82,7 @@ def _print(model: "ModelConfig", found: "Count", training: "list[TrainingMemory]
 def _with_activations(found: "Count", run: "RunConfig", rows: int, precision: "Name") -> "Count":
     """Return ``found`` with activations, or as it is where they cannot be foreseen, which is said."""
     from gptwright.model.memory import with_activations
-    from gptwright.train.memory import DTYPES
+    from gptwright.ops.precision import DTYPES
 
     try:
         return with_activations(found, run.model, rows, found.context, DTYPES[precision])

@@ -48,12 +48,12 @@ class Sampler:
         self._seed = np.uint64(seed % (1 << 64))
         self._half_bits = np.uint64(max(1, ((self.n_windows - 1).bit_length() + 1) // 2))
 
-    def starts(self, step: int, n: int) -> np.ndarray:
-        """Return where the ``n`` windows of the global batch of ``step`` (from 0) begin, int64 (n,).
+    def starts(self, first: int, n: int) -> np.ndarray:
+        """Return where windows number ``first`` to ``first + n``, counted from 0 over all epochs, begin: int64 (n,).
 
         A rank or micro-batch takes its slice: the batch is the same however it is sliced.
         """
-        index = step * n + np.arange(n, dtype=np.int64)
+        index = first + np.arange(n, dtype=np.int64)
         epoch, place = np.divmod(index, self.n_windows)
         key = _mix(epoch.astype(np.uint64) ^ _mix(np.full(n, self._seed)))
         window = self._permute(place.astype(np.uint64), key)

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptwright.data.contracts import Progress, SplitName
 from gptwright.data.prepare import prepare
 from gptwright.data.sampler import validation_batches
 from gptwright.data.shards import Prepared, TokenStream
 from gptwright.errors import ConfigError, DataError
+from gptwright.model.batch import Batch
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score, summed_loss
 from gptwright.ops.precision import choose
@@ -72,7 +72,7 @@ def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None
     return prepared
 
 
-def _batches(model: GPT, stream: TokenStream) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(model: GPT, stream: TokenStream) -> Iterator[Batch]:
     context = model.config.max_seq_len
     for inputs, targets in validation_batches(stream, context, max(1, BATCH_TOKENS // context)):
-        yield torch.from_numpy(inputs).to(model.device), torch.from_numpy(targets).to(model.device)
+        yield Batch(torch.from_numpy(inputs).to(model.device), torch.from_numpy(targets).to(model.device))

@@ -1,4 +1,4 @@
-"""Freezing: which parameters train, chosen by the patterns of `gptwright.model.patterns`.
+"""Freezing: which parameters train, chosen by the patterns of `gptwright.nn.patterns`.
 
 A frozen parameter keeps its value: it gets no gradient and no optimizer state, and is not decayed. Freeze before the
 optimizer is built; in a run, `train.freeze` and `train.unfreeze` do it, in this order.
@@ -11,7 +11,7 @@ from itertools import groupby
 from torch import nn
 
 from gptwright.errors import ConfigError
-from gptwright.model.patterns import bare, named_by
+from gptwright.nn.patterns import bare, named_by
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TrainableTable:
 def freeze(model: nn.Module, *patterns: str) -> TrainableTable:
     """Keep the parameters that any of ``patterns`` names from training, and return what trains now.
 
-    ``freeze(model, "layers.0", "*norm*", "token_embedding")``: see `gptwright.model.patterns` for what a pattern
+    ``freeze(model, "layers.0", "*norm*", "token_embedding")``: see `gptwright.nn.patterns` for what a pattern
     names. A tied parameter has two names and either freezes it, under both.
 
     Raises:

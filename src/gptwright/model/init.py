@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gptwright.errors import ConfigError
 from gptwright.model.config import InitConfig, ModelConfig
-from gptwright.model.patterns import matches, named_by
 from gptwright.nn.base import Module, Position
+from gptwright.nn.patterns import matches, named_by
 
 Initialiser = Callable[[Tensor], object]
 

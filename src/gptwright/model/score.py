@@ -1,7 +1,4 @@
-"""How well a model predicts: summed cross-entropy over batches of token ids.
-
-Shapes: R rows, T context.
-"""
+"""How well a model predicts: summed cross-entropy over batches of token ids."""
 
 import math
 from collections.abc import Iterable
@@ -9,9 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from gptwright.ops.loss import IGNORE
+from gptwright.model.batch import Batch
 
 if TYPE_CHECKING:
     from gptwright.model.gpt import GPT
@@ -43,20 +39,19 @@ class Score:
 
 
 @torch.no_grad()
-def summed_loss(model: "GPT", batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+def summed_loss(model: "GPT", batches: Iterable[Batch]) -> tuple[float, int]:
     """Return the cross-entropy in nats summed over all targets that count, and their number.
 
-    ``batches`` are pairs of inputs and targets (R, T) on the model's device. The model is put into eval
-    mode for the time being.
+    ``batches`` lie on the model's device. The model is put into eval mode for the time being.
     """
     was_training = model.training
     model.eval()
     nats, count = 0.0, 0
     try:
-        for inputs, targets in batches:
-            hidden = model.hidden(inputs, model.describe(inputs))
-            nats += float(model.summed_loss(hidden, targets))
-            count += int((targets != IGNORE).sum())
+        for batch in batches:
+            hidden = model.hidden(batch.inputs, model.describe(batch.inputs, segments=batch.segments))
+            nats += float(model.summed_loss(hidden, batch.targets))
+            count += int(batch.wanted())
     finally:
         model.train(was_training)
     return nats, count

@@ -31,7 +31,8 @@ FP32_ERROR = 2e-6
 HALF_ERROR = 2e-2
 """Largest relative error of a bf16 or fp16 product that is merely rounded, not wrong."""
 
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What each precision computes in."""
 _CPU_FLAGS = {"avx2": "avx2", "avx512_f": "avx512f", "avx512_bf16": "avx512_bf16", "amx_bf16": "amx"}
 
 
@@ -156,7 +157,7 @@ def _measure(name: Format, device: str, threads: int) -> Matmul:
     del threads  # part of the key: the same device is another machine with another number of threads
     try:
         with torch.no_grad(), float32_matmul("medium" if name == "fp32_medium" else "highest"):
-            return _time_product(_DTYPES[name.removesuffix("_medium")], torch.device(device))
+            return _time_product(DTYPES[name.removesuffix("_medium")], torch.device(device))
     except (RuntimeError, NotImplementedError):
         return Matmul(0.0, float("nan"))
 
@@ -211,7 +212,7 @@ def choose(name: str = "auto", device: str | torch.device = "cpu") -> Precision:
     Raises:
         ConfigError: the name is unknown, or the device is not there.
     """
-    if name not in ("auto", *_DTYPES):
+    if name not in ("auto", *DTYPES):
         raise ConfigError(f"precision '{name}' is unknown; choose one of auto, fp32, bf16, fp16")
     device = _existing(device)
     if device.type == "cuda":
@@ -250,7 +251,7 @@ def _compare(machine: Machine, best: Format) -> str:
 
 
 def _precision(name: str, mode: Float32Matmul, reason: str) -> Precision:
-    return Precision(name, _DTYPES[name], mode, reason)  # pyright: ignore[reportArgumentType]
+    return Precision(name, DTYPES[name], mode, reason)  # pyright: ignore[reportArgumentType]
 
 
 def peak_flops(precision: Precision, device: str | torch.device = "cpu") -> float:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gptwright.errors import CheckpointError
-from gptwright.ops.precision import Precision
+from gptwright.ops.precision import DTYPES, Precision
 
 MANIFEST = "manifest.json"
 
@@ -44,8 +44,7 @@ class Checkpoint:
     def precision(self) -> Precision:
         """Return the precision that the run began with: ``auto`` is decided once, by the machine it began on."""
         saved = self.state()["precision"]
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[saved["name"]]
-        return Precision(saved["name"], dtype, saved["float32_matmul"], "as the run began")
+        return Precision(saved["name"], DTYPES[saved["name"]], saved["float32_matmul"], "as the run began")
 
     def restore_weights(self, model: nn.Module) -> None:
         """Put the saved weights into ``model``.

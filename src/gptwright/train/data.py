@@ -5,7 +5,6 @@ Shapes: R rows of the global batch, T context.
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gptwright.data.contracts import Progress
 from gptwright.data.prepare import prepare
@@ -13,6 +12,7 @@ from gptwright.data.sampler import Sampler, batch, check_length
 from gptwright.data.shards import Prepared
 from gptwright.errors import ConfigError
 from gptwright.evaluate.likelihood import score_split
+from gptwright.model.batch import Batch
 from gptwright.model.gpt import GPT
 from gptwright.model.score import Score
 from gptwright.tokenizer.base import Tokenizer
@@ -22,7 +22,7 @@ from gptwright.train.config import RunConfig
 
 
 class RunData:
-    """The data of one run: a pure function from a step to its batch, and the whole validation split."""
+    """The data of one run: a pure function from numbers of rows to a batch, and the whole validation split."""
 
     def __init__(self, config: RunConfig, prepared: Prepared, device: torch.device) -> None:
         self.config, self.prepared, self.device = config, prepared, device
@@ -39,11 +39,15 @@ class RunData:
         prepared = prepare(config.require_data(), make_tokenizer=make_tokenizer, progress=progress)
         return cls(config, prepared, device)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets (R, T) of step ``step``."""
-        starts = self._sampler.starts(step, self.config.rows_per_step)
-        inputs, targets = batch(self._train, starts, self.context)
-        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+    def batch(self, first: int, count: int) -> Batch:
+        """Return rows number ``first`` to ``first + count`` of the training text, counted over all epochs."""
+        inputs, targets = batch(self._train, self._sampler.starts(first, count), self.context)
+        return Batch(torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device))
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows after which the text has been seen once."""
+        return self._sampler.n_windows
 
     def prompt(self, tokens: int) -> np.ndarray:
         """Return the first ``tokens`` ids of the validation split."""

@@ -16,12 +16,9 @@ from torch import Tensor, nn
 
 from gptwright.model.freeze import choose_trained
 from gptwright.model.memory import FakeModel, Ledger, Segment, fake_tensors, meta_model
-from gptwright.ops.precision import Name, Precision
+from gptwright.ops.precision import DTYPES, Name, Precision
 from gptwright.train.config import RunConfig
-from gptwright.train.step import MICRO_BATCH_TOKENS, Stepper
-
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What each precision computes in."""
+from gptwright.train.step import Stepper, micro_batch_rows
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def training_memory(
         Unsupported: a part of the model does not run without data.
     """
     context = context or config.model.max_seq_len
-    rows = micro_batch or micro_batch_rows(config, context)
+    rows = micro_batch or micro_batch_rows(config.train, context)
     total = max(rows, config.train.tokens_per_step // context)
     master = meta_model(config.model)
     choose_trained(master, config.train.freeze, config.train.unfreeze)
@@ -86,12 +83,6 @@ def training_memory(
         watch = _Watch(config, whole, whole if twin is None else FakeModel(twin, mode), precision)
         watch.run(rows, min(2, -(-total // rows)), context)
         return watch.result(rows, context)
-
-
-def micro_batch_rows(config: RunConfig, context: int) -> int:
-    """Return how many rows of ``context`` tokens a run works on at once."""
-    total = max(1, config.train.tokens_per_step // context)
-    return min(total, config.train.micro_batch or max(1, MICRO_BATCH_TOKENS // context))
 
 
 class _Watch:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptwright.model.batch import Batch
 from gptwright.model.gpt import GPT
 from gptwright.nn.base import Module
-from gptwright.ops.loss import IGNORE
 from gptwright.ops.precision import Precision
 from gptwright.optim.base import Schedule
 from gptwright.train.config import TrainConfig
@@ -20,6 +20,12 @@ from gptwright.train.working import WorkingCopy
 
 MICRO_BATCH_TOKENS = 16384
 """Tokens worked on at once where `train.micro_batch` does not say."""
+
+
+def micro_batch_rows(train: TrainConfig, context: int, rows: int | None = None) -> int:
+    """Return how many rows of ``context`` tokens are worked on at once, of ``rows`` or of a whole step."""
+    rows = rows or max(1, train.tokens_per_step // context)
+    return min(rows, train.micro_batch or max(1, MICRO_BATCH_TOKENS // context))
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,12 @@ class Stepper:
         self._loss: Any = torch.compile(self._summed_loss) if train.compile else self._summed_loss
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def step(self, step: int, inputs: Tensor, targets: Tensor) -> StepResult:
-        """Train on ``inputs`` and ``targets`` (R, T) as step number ``step``, counted from 0."""
+    def step(self, step: int, inputs: Tensor, targets: Tensor, segments: Tensor | None = None) -> StepResult:
+        """Train on a batch, the fields of a `Batch` (R, T), as step number ``step``, counted from 0."""
         lr = self._set_lr(step)
         self.working.refresh()
         self.working.model.train()
-        loss = self._accumulate(inputs, targets)
+        loss = self._accumulate(Batch(inputs, targets, segments))
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
         skipped = not bool(torch.isfinite(norm))
@@ -92,23 +98,22 @@ class Stepper:
         self.schedule.apply(self.optimizer, step)
         return self.optimizer.param_groups[0]["lr"]
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _accumulate(self, batch: Batch) -> Tensor:
         """Leave the gradient of the batch's mean loss in the masters, and return that loss."""
-        rows = self.train.micro_batch or max(1, MICRO_BATCH_TOKENS // inputs.shape[1])
-        count = (targets != IGNORE).sum().clamp(min=1)
-        total = torch.zeros((), device=inputs.device)
-        for part, wanted in zip(inputs.split(rows), targets.split(rows), strict=True):
-            summed, aux = self._loss(part, wanted)
-            objective = summed / count + aux * (len(part) / len(inputs))
+        count = batch.wanted().clamp(min=1)
+        total = torch.zeros((), device=batch.inputs.device)
+        for part in batch.split(micro_batch_rows(self.train, batch.inputs.shape[1], batch.rows)):
+            summed, aux = self._loss(*part)
+            objective = summed / count + aux * (part.rows / batch.rows)
             self.scaler.scale(objective).backward()
             self.working.collect()
             total += summed.detach()
         return total / count
 
-    def _summed_loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _summed_loss(self, inputs: Tensor, targets: Tensor, segments: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the summed cross-entropy and what components ask to be added to the mean one."""
         model = self.working.model
-        seq = model.describe(inputs)
+        seq = model.describe(inputs, segments=segments)
         hidden = model.hidden(inputs, seq)
         loss = model.summed_loss(hidden, targets, label_smoothing=self.train.label_smoothing)
         return loss, sum(seq.aux_losses, torch.zeros((), device=loss.device))

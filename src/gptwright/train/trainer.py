@@ -115,7 +115,9 @@ class Trainer:
 
     def _advance(self) -> None:
         began = time.perf_counter()
-        result = self.stepper.step(self.step, *self.data.batch(self.step))
+        result = self.stepper.step(
+            self.step, *self.data.batch(self.step * self.config.rows_per_step, self.config.rows_per_step)
+        )
         self.seconds += time.perf_counter() - began
         self.step += 1
         self._guard(result)
