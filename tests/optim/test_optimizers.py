@@ -22,7 +22,7 @@ def maker(name, example) -> OptimizerMaker:
 
 
 def test_the_menu_is_the_folder():
-    assert SLOT.names() == ["adamw", "muon"]
+    assert SLOT.names() == ["adamw", "lion", "muon", "sgd"]
 
 
 @every_optimizer
@@ -35,7 +35,7 @@ def test_groups_cover_every_parameter_once_with_a_name_and_initial_lr(toy, name,
 
 @every_optimizer
 def test_only_matrices_outside_the_embeddings_decay(toy, name, example):
-    example = {**example, "weight_decay": 0.3}
+    example = {**example, "weight_decay": 0.3, "groups": []}
     model = toy()
     decay = {id(p): g["weight_decay"] for g in maker(name, example).build(model).param_groups for p in g["params"]}
     for path, parameter in model.named_parameters():
@@ -124,6 +124,11 @@ def test_the_learning_rate_is_the_one_set_from_outside(toy, train, name, example
         ("muon", {"ns_steps": 0}, "ns_steps"),
         ("muon", {"ns_dtype": "float8"}, "ns_dtype"),
         ("muon", {"head_lr": -1.0}, "head_lr"),
+        ("lion", {"lr": -1}, r"lr: must be more than 0.0, but is -1"),
+        ("lion", {"betas": [1.0, 0.9]}, "betas"),
+        ("sgd", {"lr": -0.1}, r"lr: must be more than 0.0, but is -0.1"),
+        ("sgd", {"momentum": 1.0}, "momentum"),
+        ("sgd", {"decay": "l2"}, "decay: must be one of 'decoupled', 'classic'"),
     ],
 )
 def test_bad_settings_are_named(name, setting, word):

@@ -109,7 +109,62 @@ def test_a_warm_up_longer_than_the_run_is_refused():
         schedule("cosine", 200, warmup_steps=300)
 
 
+def test_the_fall_in_steps():
+    values = curve("wsd", 100, warmup_steps=10, decay_steps=20, decay="linear")
+    assert values == curve("wsd", 100, warmup_steps=10, decay_fraction=0.2, decay="linear")
+    assert schedule("wsd", 50, decay_steps=0).scale(50) == 1
+    assert schedule("wsd", 100).decay_steps == 20
+    assert schedule("wsd", 100, decay_fraction=0.29).decay_steps == 29
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "same"),
+    [
+        ("constant", {}, 100),
+        ("constant", {"warmup_steps": 7}, 100),
+        ("wsd", {"warmup_steps": 7, "decay_steps": 20}, 81),
+    ],
+)
+def test_a_longer_run_has_had_the_same_rates_so_far(name, settings, same):
+    short, longer = curve(name, 100, **settings), curve(name, 250, **settings)
+    assert short[:same] == longer[:same]
+    assert longer[same : same + 20] == [1.0] * 20
+
+
+@pytest.mark.parametrize("three_phase", [True, False])
+def test_one_cycle_climbs_for_steps_as_for_the_fraction_they_are(three_phase):
+    in_steps = curve("one_cycle", 50, warmup_steps=20, three_phase=three_phase)
+    assert in_steps == pytest.approx(curve("one_cycle", 50, pct_start=0.4, three_phase=three_phase), rel=1e-12)
+    assert in_steps[19] == 1.0
+
+
+def test_a_climb_longer_than_the_run_is_refused():
+    with pytest.raises(ConfigError, match=r"warmup_steps is 300 but the run has 200 steps: .* at most 200, or raise"):
+        schedule("one_cycle", 200, warmup_steps=300)
+    with pytest.raises(ConfigError, match=r"200 steps, of which three_phase spends the climb twice: .* at most 100"):
+        schedule("one_cycle", 200, warmup_steps=101, three_phase=True)
+
+
+def test_one_cycle_says_what_it_calls_a_fraction():
+    with pytest.raises(ConfigError, match="one_cycle calls the fraction of its climb pct_start, as torch does"):
+        schedule("one_cycle", 200, warmup_fraction=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("one_cycle", {"warmup_steps": 5, "pct_start": 0.1}, r"warmup_steps 5 and pct_start 0\.1 both say how long"),
+        ("wsd", {"decay_steps": 5, "decay_fraction": 0.1}, r"decay_steps 5 and decay_fraction 0\.1 both say how long"),
+    ],
+)
+def test_one_length_said_twice_is_refused(name, settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        schedule(name, 100, **settings)
+
+
 def test_wsd_refuses_phases_that_do_not_fit():
+    with pytest.raises(ConfigError, match=r"warms up for 5 and decays for 300 steps, but the run has 100: both must"):
+        schedule("wsd", 100, decay_steps=300)
     with pytest.raises(ConfigError, match=r"warms up for 90 and decays for 20 steps, but the run has 100"):
         schedule("wsd", 100, warmup_steps=90)
 
@@ -135,7 +190,10 @@ def test_a_run_of_no_steps_is_refused():
         ("cosine", {"min_ratio": 1.5}),
         ("cosine", {"warmup_steps": -1}),
         ("cosine", {"pct_start": 0.3}),
-        ("one_cycle", {"warmup_steps": 3}),
+        ("one_cycle", {"warmup_steps": -3}),
+        ("one_cycle", {"pct_start": 1.2}),
+        ("wsd", {"decay_steps": -1}),
+        ("wsd", {"decay_fraction": 1.1}),
         ("wsd", {"decay": "steep"}),
         ("one_cycle", {"div_factor": 0.5}),
     ],

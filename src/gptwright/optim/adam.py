@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from gptwright.optim.rule import gradients_of
+
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -15,7 +17,7 @@ def fused_supported(parameters: Sequence[Tensor]) -> bool:
     return all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in parameters)
 
 
-def adamw_step(parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]) -> None:
+def adamw_step(parameters: list[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]) -> None:
     """Take one AdamW step in place; every parameter has a gradient.
 
     ``group`` gives lr, betas, eps, weight_decay and fused; ``state`` keeps step, exp_avg and exp_avg_sq of
@@ -23,8 +25,8 @@ def adamw_step(parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any],
     """
     kept = [_adam_state(state[p], p) for p in parameters]
     adamw(
-        list(parameters),
-        [p.grad for p in parameters if p.grad is not None],
+        parameters,
+        gradients_of(parameters),
         [each["exp_avg"] for each in kept],
         [each["exp_avg_sq"] for each in kept],
         [],

@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from gptwright.config.slot import Component, ComponentConfig
 from gptwright.errors import ConfigError
 from gptwright.ops.precision import Precision
+from gptwright.optim.groups import GroupRule, freeze, split
+from gptwright.optim.roles import Roles, roles
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """How much of a running average is kept each step; 0.9 remembers about 10 steps."""
@@ -36,22 +38,47 @@ class OptimizerMaker(Component):
         weight_decay: NonNegativeFloat = 0.1
         """Decoupled decay of matrices, per unit of learning rate: a step shrinks them by lr * weight_decay.
         Embeddings, norms and biases are never decayed."""
+        groups: list[GroupRule] = Field(default_factory=list)
+        """Other learning rates, decay or freezing for the parameters that patterns name; later rules win:
+        `[{match: layers.0, lr_scale: 0.1}, {match: "*norm*", freeze: true}]`."""
 
     def __init__(self, config: Any, ctx: Any = None) -> None:
         del ctx
         self.config = config
 
-    @abstractmethod
     def build(self, model: nn.Module, *, precision: Precision | None = None) -> Optimizer:
-        """Return an optimizer for the model's trainable parameters.
+        """Return an optimizer for the model's trainable parameters, having frozen those that `groups` freezes.
 
         Each of its ``param_groups`` carries ``name`` and ``initial_lr``; its state is tensors and plain
         numbers, and loading it continues bit for bit. ``precision`` is the one the run computes in; None
         asks the machine.
 
         Raises:
-            ConfigError: the model has no trainable parameter.
+            ConfigError: the model has no trainable parameter, or a pattern of `groups` names none.
         """
+        self.freeze(model)
+        return self.optimizer(split(self.param_groups(roles(model), precision), model, self.config.groups))
+
+    def freeze(self, model: nn.Module) -> None:
+        """Take from training what `groups` freezes, as `build` does too."""
+        freeze(model, self.config.groups)
+
+    def param_groups(self, found: Roles, precision: Precision | None) -> list[dict[str, Any]]:
+        """Return the parameters in groups, dicts with name, params, lr and weight_decay: here, with decay and without.
+
+        A group may be empty; what else it carries, the optimizer finds in it.
+        """
+        del precision
+        lr, decay = self.config.lr, self.config.weight_decay
+        decayed, kept = [*found.matrices, *found.others, *found.head], [*found.embeddings, *found.vectors]
+        return [
+            {"name": "decay", "params": decayed, "lr": lr, "weight_decay": decay},
+            {"name": "no_decay", "params": kept, "lr": lr, "weight_decay": 0.0},
+        ]
+
+    @abstractmethod
+    def optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Return the optimizer of these parameter groups, none of them empty."""
 
 
 class Schedule(Component):

@@ -19,47 +19,21 @@ as the experts of a mixture, is E matrices. Cautious decay: Chen et al. (2025), 
 # pyright: reportPrivateImportUsage=false
 # torch's own optimizers are written with the _foreach functions: one launch for a list of tensors.
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from gptwright.ops.newton_schulz import orthogonalize, orthogonalize_reference
 from gptwright.optim.adam import adamw_step
+from gptwright.optim.rule import Rule, RuleOptimizer, gradients_of, momenta_of
 
 NS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class MuonAdamW(Optimizer):
-    """Each parameter group names its rule in ``algorithm``: "muon" or "adamw".
-
-    Muon groups carry lr, momentum, nesterov, weight_decay, cautious, ns_steps and ns_dtype (a key of
-    `NS_DTYPES`); adamw groups lr, betas, eps, weight_decay and fused. Parameters without a gradient are
-    skipped. The state is one ``momentum`` tensor a matrix, and Adam's ``step, exp_avg, exp_avg_sq`` for the
-    others."""
-
-    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        super().__init__(list(groups), defaults={})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient; return the closure's loss if one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
-                rule = muon_step if group["algorithm"] == "muon" else adamw_step
-                rule(parameters, self.state, group)
-        return loss
-
-
-def muon_step(parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]) -> None:
+def muon_step(parameters: list[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]) -> None:
     """Take one Muon step in place; every parameter is (out, in) or (E, out, in) and has a gradient."""
     updates = _momentum_updates(parameters, state, group)
     pairs = sorted(zip(parameters, updates, strict=True), key=lambda pair: tuple(pair[0].shape[-2:]))
@@ -68,21 +42,25 @@ def muon_step(parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], 
         _move(weights, _orthogonalize_all(raw, group), group)
 
 
+class MuonAdamW(RuleOptimizer):
+    """Each parameter group names its rule in ``algorithm``: "muon" or "adamw".
+
+    Muon groups carry lr, momentum, nesterov, weight_decay, cautious, ns_steps and ns_dtype (a key of
+    `NS_DTYPES`); adamw groups lr, betas, eps, weight_decay and fused. Parameters without a gradient are
+    skipped. The state is one ``momentum`` tensor a matrix, and Adam's ``step, exp_avg, exp_avg_sq`` for the
+    others."""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"muon": muon_step, "adamw": adamw_step}
+
+
 def _momentum_updates(
     parameters: Sequence[Tensor], state: MutableMapping[Tensor, Any], group: dict[str, Any]
 ) -> Sequence[Tensor]:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    momenta = [_momentum(state[p], p) for p in parameters]
+    gradients, momenta = gradients_of(parameters), momenta_of(parameters, state)
     torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
     if not group["nesterov"]:
         return momenta
     return torch._foreach_lerp(gradients, momenta, group["momentum"])
-
-
-def _momentum(state: dict[str, Tensor], parameter: Tensor) -> Tensor:
-    if "momentum" not in state:
-        state["momentum"] = torch.zeros_like(parameter)
-    return state["momentum"]
 
 
 def _orthogonalize_all(updates: Sequence[Tensor], group: dict[str, Any]) -> list[Tensor]:

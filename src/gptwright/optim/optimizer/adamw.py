@@ -3,14 +3,13 @@
 Source: Loshchilov and Hutter (2019), arXiv:1711.05101.
 """
 
+from typing import Any
+
 import torch
 from pydantic import PositiveFloat
-from torch import nn
 
-from gptwright.ops.precision import Precision
 from gptwright.optim.adam import fused_supported
 from gptwright.optim.base import Betas, OptimizerMaker
-from gptwright.optim.groups import roles
 
 
 class AdamW(OptimizerMaker):
@@ -22,20 +21,15 @@ class AdamW(OptimizerMaker):
         eps: PositiveFloat = 1e-8
         """Added to the root of the squared mean before dividing by it."""
 
-    EXAMPLES = ({}, {"lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999]})
+    EXAMPLES = (
+        {},
+        {"lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999]},
+        {"groups": [{"match": "layers.0", "lr_scale": 0.1}, {"match": "*norm*", "weight_decay": 0.1}]},
+    )
 
     config: Config
 
-    def build(self, model: nn.Module, *, precision: Precision | None = None) -> torch.optim.AdamW:
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
         """Return `torch.optim.AdamW`, fused where the device has the kernel."""
-        del precision
-        found, settings = roles(model), self.config
-        decayed = [*found.matrices, *found.others, *found.head]
-        kept = [*found.embeddings, *found.vectors]
-        groups = [
-            {"name": "decay", "params": decayed, "weight_decay": settings.weight_decay},
-            {"name": "no_decay", "params": kept, "weight_decay": 0.0},
-        ]
-        groups = [{**group, "initial_lr": settings.lr} for group in groups if group["params"]]
-        fused = fused_supported([*decayed, *kept])
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
+        fused = fused_supported([parameter for group in groups for parameter in group["params"]])
+        return torch.optim.AdamW(groups, betas=self.config.betas, eps=self.config.eps, fused=fused)

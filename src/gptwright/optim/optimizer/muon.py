@@ -12,8 +12,8 @@ from torch import nn
 from gptwright.ops.precision import Precision, choose
 from gptwright.optim.adam import fused_supported
 from gptwright.optim.base import Beta, Betas, OptimizerMaker
-from gptwright.optim.groups import roles
 from gptwright.optim.muon import MuonAdamW
+from gptwright.optim.roles import Roles
 
 
 class Muon(OptimizerMaker):
@@ -54,10 +54,9 @@ class Muon(OptimizerMaker):
 
     config: Config
 
-    def build(self, model: nn.Module, *, precision: Precision | None = None) -> MuonAdamW:
-        """Return a `MuonAdamW`; its groups are muon, embedding, head, other and vector, empty ones left
-        out."""
-        found, settings = roles(model), self.config
+    def param_groups(self, found: Roles, precision: Precision | None) -> list[dict[str, Any]]:
+        """Return the groups muon, embedding, head, other and vector."""
+        settings = self.config
         adam_lr, decay = settings.adam_lr, settings.weight_decay
         groups = [
             self._adam_group("embedding", found.embeddings, settings.embedding_lr or adam_lr, 0.0),
@@ -65,9 +64,11 @@ class Muon(OptimizerMaker):
             self._adam_group("other", found.others, adam_lr, decay),
             self._adam_group("vector", found.vectors, adam_lr, 0.0),
         ]
-        if found.matrices:
-            groups.insert(0, self._muon_group(found.matrices, precision))
-        return MuonAdamW(group for group in groups if group["params"])
+        return [self._muon_group(found.matrices, precision), *groups] if found.matrices else groups
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> MuonAdamW:
+        """Return a `MuonAdamW`."""
+        return MuonAdamW(groups)
 
     def _muon_group(self, matrices: list[nn.Parameter], precision: Precision | None) -> dict[str, Any]:
         kept = {"lr", "momentum", "nesterov", "weight_decay", "cautious", "ns_steps"}
@@ -75,7 +76,6 @@ class Muon(OptimizerMaker):
             "name": "muon",
             "algorithm": "muon",
             "params": matrices,
-            "initial_lr": self.config.lr,
             # A word, not a torch.dtype, so that it is saved: a resumed run goes on in the format it began
             # with.
             "ns_dtype": self._ns_dtype(matrices[0].device, precision),
@@ -88,7 +88,6 @@ class Muon(OptimizerMaker):
             "algorithm": "adamw",
             "params": params,
             "lr": lr,
-            "initial_lr": lr,
             "betas": self.config.adam_betas,
             "eps": self.config.adam_eps,
             "weight_decay": decay,
