@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -62,4 +63,49 @@ def test_a_mistake_is_one_sentence(gptwright, arguments, sentence):
     done = gptwright("data", *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: {sentence}")
+    assert done.err.count("\n") == 1
+
+
+def test_a_mixture_and_what_was_left_out_are_shown_by_part(gptwright, workshop):
+    rows = [f"a line, number {n % 20}" for n in range(30)]
+    (workshop / "rows.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    (workshop / "mixed.yaml").write_text(
+        "extends: tiny.yaml\ndata:\n  source: null\n  dedup: true\n  mixture:\n"
+        "  - {source: text.txt, weight: 0.5}\n  - {source: rows.jsonl, weight: 0.5}\n"
+    )
+    made = gptwright("data", "prepare", "mixed.yaml", "--workers", 1, "--out", "made", "--json", "--quiet")
+    assert made.code == 0, made.err
+    assert gptwright("data", "info", "made", "--json").json == made.json
+    assert made.json["duplicates"] == made.json["parts"]["rows"]["duplicates"] == 10
+    assert made.json["source"] == "0.5 text.txt + 0.5 rows.jsonl"
+    lines = [line.split() for line in gptwright("data", "info", "made").out.splitlines()]
+    names = [" ".join(line[:-5]) for line in lines[1:7]]
+    assert names == ["train", "val", "text: train", "text: val", "rows: train", "rows: val"]
+    assert ["duplicates", "10", "documents", "left", "out"] in lines
+
+
+def test_a_bad_line_of_a_chat_is_one_sentence_with_its_number(gptwright, workshop):
+    (workshop / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}\n')
+    done = gptwright("data", "prepare", "chat.jsonl", "data.format=chat", "--quiet")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: message 2 on line 1 of chat.jsonl has no 'role' (it has 'content'): "
+        "each message needs a role and a content\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["data.mixture=[{source: a.txt, weight: 1.0}]"], "both source 'text.txt' and a mixture of 1 are given"),
+        (["data.source=null"], "there is no source; give data.source=my-text.txt"),
+        (["data.source=null", "data.mixture=[{source: a.txt, weight: 0.9}]"], "the weights of mixture sum to 0.9 and"),
+        (["data.packing=rows"], "must be one of 'stream', 'documents', 'pad'"),
+        (["data.format=chat", "data.packing=stream"], "packing stream would run the examples of format chat"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(gptwright, settings, sentence):
+    done = gptwright("data", "prepare", "tiny.yaml", *settings)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
     assert done.err.count("\n") == 1

@@ -91,7 +91,11 @@ def test_shards_workers_and_pieces_change_no_token(book, tmp_path, run):
 def test_what_is_there_is_used_again(book, run):
     first = run(book, "char")
     times = {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
-    assert set(times) == {"index.json", "tokenizer", "train-00000.bin", "val-00000.bin"}
+    assert set(times) == {
+        "index.json",
+        "tokenizer",
+        *(f"{split}-00000{end}" for split in ("train", "val") for end in (".bin", ".ends")),
+    }
 
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
@@ -252,7 +256,8 @@ def test_without_locks_each_works_alone_and_the_first_stands(book, cache, monkey
 
 def test_the_index_is_plain_json(book, run):
     index = json.loads((run(book).folder / "index.json").read_text())
-    assert set(index) == {"format", "key", "dtype", "source", "tokenizer", "splits"}
-    shard = index["splits"]["train"]["shards"][0]
-    assert set(shard) == {"file", "tokens", "sha256"}
+    assert set(index) == {"format", "key", "dtype", "source", "tokenizer", "parts"}
+    (part,) = index["parts"]
+    shard = part["splits"]["train"]["shards"][0]
+    assert set(shard) == {"file", "tokens", "sha256", "ends", "ends_sha256", "learn_sha256"}
     assert np.fromfile(run(book).folder / shard["file"], dtype="<u2").size == shard["tokens"]

@@ -1,5 +1,6 @@
 """Real processes, really killed: nothing half-made is trusted, nothing finished is made again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,28 +16,28 @@ from gptwright.tokenizer.load import make_tokenizer
 SHARD = 20_000  # tokens
 
 SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys
 from gptwright.data.config import DataConfig
 from gptwright.data.prepare import prepare
 from gptwright.tokenizer.load import make_tokenizer
-source, kind, stage, at, shard = sys.argv[1:6]
+source, kind, stage, at, shard, more = sys.argv[1:7]
 def progress(name, done, total):
     if name == stage and done >= int(at):
         os.kill(os.getpid(), signal.SIGKILL)
 tokenizer = {"type": kind, "vocab_size": 300} if kind == "bpe" else kind
-config = DataConfig.from_dict({"source": source, "tokenizer": tokenizer})
+config = DataConfig.from_dict({"source": source, "tokenizer": tokenizer} | json.loads(more))
 print(prepare(config, make_tokenizer=make_tokenizer, progress=progress, shard_tokens=int(shard), workers=1)
       .folder)
 """
 
 
-def start(source, kind="bpe", stage="never", at=0) -> subprocess.Popen:
-    command = [sys.executable, "-c", SCRIPT, str(source), kind, stage, str(at), str(SHARD)]
+def start(source, kind="bpe", stage="never", at=0, more=None) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, str(source), kind, stage, str(at), str(SHARD), json.dumps(more or {})]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
-def kill_while(source, kind, stage, at) -> None:
-    process = start(source, kind, stage, at)
+def kill_while(source, kind, stage, at, more=None) -> None:
+    process = start(source, kind, stage, at, more)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
 
@@ -107,3 +108,45 @@ def test_several_processes_at_once_share_one_result(book, cache, text_of, book_t
     (folder,) = folders
     assert [str(path) for path in (cache / "data").iterdir()] == [folder]
     assert text_of(Prepared.open(folder), "train") == book_text[: int(len(book_text) * 0.9)]
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """A mixture of chats, a third of which are duplicates."""
+    for part, count in (("a", 900), ("b", 600)):
+        chats = [
+            [
+                {"role": "user", "content": f"{part} {n % (count * 2 // 3)} " * 90},
+                {"role": "assistant", "content": "ok"},
+            ]
+            for n in range(count)
+        ]
+        lines = (json.dumps({"messages": chat}) + "\n" for chat in chats)
+        (tmp_path / f"{part}.jsonl").write_text("".join(lines))
+    parts = [{"source": str(tmp_path / f"{part}.jsonl"), "weight": 0.5} for part in ("a", "b")]
+    return {"source": None, "mixture": parts, "format": "chat", "dedup": True}
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"), [("read", 0), ("read", 260_000), ("tokenize", 0), ("tokenize", 200_000), ("tokenize", 500_000)]
+)
+def test_a_killed_mixture_of_chats_without_duplicates_goes_on_to_the_same(examples, tmp_path, cache, stage, at):
+    kill_while("", "byte", stage, at, examples)
+    (partial,) = (cache / "data").glob(".*.partial")
+    kept = {path.name: path.stat().st_ino for path in partial.iterdir() if path.suffix in (".bin", ".learn", ".ends")}
+    assert bool(kept) == (stage == "tokenize" and at > 100_000)
+    config = DataConfig.from_dict({"tokenizer": "byte", **examples})
+    told = []
+    prepared = prepare(
+        config, make_tokenizer=make_tokenizer, shard_tokens=SHARD, progress=lambda *what: told.append(what)
+    )
+    assert {name: (prepared.folder / name).stat().st_ino for name in kept} == kept
+    stages = list(dict.fromkeys(what[0] for what in told))
+    assert stages == (["read", "tokenize"] if stage == "read" else ["tokenize"])  # what was read is not read again
+    assert [what[1:] for what in told if what[0] == "tokenize"][-1] == (told[-1][2], told[-1][2])
+    fresh = prepare(config, make_tokenizer=make_tokenizer, shard_tokens=SHARD, folder=tmp_path / "fresh")
+    assert prepared.index == fresh.index
+    assert sorted(path.name for path in prepared.folder.iterdir()) == sorted(
+        path.name for path in fresh.folder.iterdir()
+    )
+    assert [part.duplicates for part in prepared.index.parts] == [300, 200]

@@ -1,119 +1,78 @@
-"""The sampler: every window once an epoch, a pure function of (seed, step); validation: every token once."""
+"""Orders and mixtures: every row once an epoch, exact shares, all a pure function of (seed, number)."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptwright.data.sampler import IGNORE, Sampler, batch, validation_batches
-from gptwright.errors import DataError
+from gptwright.data.sampler import Mixer, Order
 
-
-class Line:
-    """The ids 0, 1, 2 ... as a stream."""
-
-    def __init__(self, n: int) -> None:
-        self.ids = np.arange(n, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, n: int) -> np.ndarray:
-        assert 0 <= start <= start + n <= len(self)
-        return self.ids[start : start + n]
-
-
-sizes = st.tuples(st.integers(1, 40), st.integers(0, 3000)).map(lambda pair: (pair[0], pair[0] + 1 + pair[1]))
 seeds = st.integers(0, 2**70)
 
 
-@given(size=sizes, seed=seeds, epoch=st.integers(0, 10**9))
+@given(n=st.integers(1, 3000), seed=seeds, epoch=st.integers(0, 10**9))
 @settings(max_examples=150, deadline=None)
-def test_every_window_exactly_once_an_epoch(size, seed, epoch):
-    context, n_tokens = size
-    sampler = Sampler(n_tokens, context, seed)
-    starts = np.sort(sampler.starts(epoch * sampler.n_windows, sampler.n_windows))  # a batch of a whole epoch
-    assert starts[0] >= 0
-    assert starts[-1] + context + 1 <= n_tokens
-    assert (np.diff(starts) == context).all()
-    assert sampler.n_windows >= (n_tokens - 1) // context - 1
+def test_every_row_exactly_once_an_epoch_under_one_key(n, seed, epoch):
+    rows, keys = Order(n, seed).draw(epoch * n + np.arange(n))
+    assert sorted(rows.tolist()) == list(range(n))
+    assert len(set(keys.tolist())) == 1
+    assert Order(n, seed).draw(np.array([(epoch + 1) * n]))[1] != keys[0]
 
 
-@given(size=sizes, seed=seeds, n=st.integers(1, 50), step=st.integers(0, 10**12))
+@given(n=st.integers(1, 3000), seed=seeds, first=st.integers(0, 10**12), count=st.integers(1, 50))
 @settings(max_examples=100, deadline=None)
-def test_a_pure_function_of_seed_and_step(size, seed, n, step):
-    context, n_tokens = size
-    sampler = Sampler(n_tokens, context, seed)
-    sampler.starts((step + 1) * n, n)
-    first = sampler.starts(step * n, n)
-    assert first.dtype == np.int64
-    assert first.shape == (n,)
-    assert (first == Sampler(n_tokens, context, seed).starts(step * n, n)).all()
+def test_a_pure_function_of_seed_and_number(n, seed, first, count):
+    order = Order(n, seed)
+    order.draw(np.array([first + count]))
+    rows, keys = order.draw(first + np.arange(count))
+    assert rows.dtype == np.int64
+    again = [Order(n, seed).draw(np.array([number])) for number in range(first, first + count)]
+    assert [int(row[0]) for row, _ in again] == rows.tolist()
+    assert [int(key[0]) for _, key in again] == keys.tolist()
 
 
-@given(step=st.integers(0, 1000), n=st.integers(2, 20))
-@settings(max_examples=50, deadline=None)
-def test_steps_follow_one_another_in_one_order(step, n):
-    sampler = Sampler(5000, 7, 3)
-    both = np.concatenate([sampler.starts(2 * step * n, n), sampler.starts((2 * step + 1) * n, n)])
-    assert (both == sampler.starts(2 * step * n, 2 * n)).all()
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 12])
-def test_the_same_global_batch_however_it_is_sliced(ranks):
-    stream, sampler = Line(1000), Sampler(1000, 16, 5)
-    starts = sampler.starts(48, 12)
-    whole = batch(stream, starts, 16)
-    parts = [batch(stream, part, 16) for part in np.split(starts, ranks)]
-    for side in (0, 1):
-        assert (np.concatenate([part[side] for part in parts]) == whole[side]).all()
-
-
-def test_targets_are_one_token_later():
-    sampler = Sampler(100, 8, 0)
-    inputs, targets = batch(Line(100), sampler.starts(0, 4), 8)
-    assert inputs.shape == targets.shape == (4, 8)
-    assert inputs.dtype == targets.dtype == np.int64
-    assert (targets == inputs + 1).all()
-
-
-def test_seeds_and_epochs_have_orders_and_offsets_of_their_own():
-    n_tokens, context = 64 * 200 + 1, 64
-    orders = [tuple(Sampler(n_tokens, context, seed).starts(0, 199)) for seed in range(20)]
-    sampler = Sampler(n_tokens, context, 0)
-    epochs = [tuple(sampler.starts(199 * epoch, 199)) for epoch in range(20)]
+def test_seeds_and_epochs_have_orders_of_their_own():
+    orders = [tuple(Order(199, seed).draw(np.arange(199))[0]) for seed in range(20)]
+    epochs = [tuple(Order(199, 0).draw(199 * epoch + np.arange(199))[0]) for epoch in range(20)]
     assert len(set(orders)) == len(set(epochs)) == 20
-    assert len({min(epoch) % context for epoch in epochs}) > 10
-    moves = np.abs(np.diff(np.array(epochs[0]))) // context
-    assert 45 < moves.mean() < 90  # a third of 199, as of a shuffled order; a sorted one has 1
+    assert 45 < np.abs(np.diff(epochs[0])).mean() < 90  # a third of 199, as of a shuffled order; a sorted one has 1
 
 
-def test_windows_are_uniform_at_each_place_of_the_order():
-    first = [int(Sampler(1 + 3 * 10, 3, seed).starts(0, 1)[0]) // 3 for seed in range(3000)]
-    counts = np.bincount(first, minlength=9)[:9]
-    assert counts.min() > 200  # 3000 over 9 or 10 places
+def test_rows_are_uniform_at_each_place_of_the_order():
+    first = [int(Order(9, seed).draw(np.array([0]))[0][0]) for seed in range(3000)]
+    assert np.bincount(first, minlength=9).min() > 250  # 3000 over 9
 
 
-def test_a_stream_shorter_than_a_window():
-    assert Sampler(9, 8, 0).starts(0, 3).tolist() == [0, 0, 0]
-    with pytest.raises(DataError, match=r"train split has 8 tokens, and one window of context 8 .* needs 9: give"):
-        Sampler(8, 8, 0)
-    with pytest.raises(DataError, match="validation split has 8 tokens"):
-        next(validation_batches(Line(8), 8, 2))
+weights = st.lists(st.integers(1, 999), min_size=1, max_size=6).map(lambda found: [n / sum(found) for n in found])
 
 
-@given(context=st.integers(1, 30), rows=st.integers(1, 7), more=st.integers(0, 500))
-@settings(max_examples=150, deadline=None)
-def test_validation_covers_every_token_but_the_first_once(context, rows, more):
-    stream = Line(context + 1 + more)
-    seen = []
-    for inputs, targets in validation_batches(stream, context, rows):
-        assert inputs.shape == targets.shape
-        assert inputs.shape[1] == context
-        assert inputs.shape[0] <= rows
-        assert inputs.dtype == targets.dtype == np.int64
-        real = targets != IGNORE
-        assert (inputs[real] + 1 == targets[real]).all()
-        assert (inputs[~real] == 0).all()
-        seen += targets[real].tolist()
-    assert seen == list(range(1, len(stream)))
+@given(weights=weights, first=st.integers(0, 10**12), count=st.integers(1, 400))
+@settings(max_examples=100, deadline=None)
+def test_parts_count_their_own_rows_and_keep_their_shares(weights, first, count):
+    mixer = Mixer(weights)
+    parts, ranks = mixer.deal(first + np.arange(count))
+    for part, weight in enumerate(weights):
+        mine = ranks[parts == part]
+        assert (np.diff(mine) == 1).all()  # none missed, none twice
+        assert abs(len(mine) - weight * count) < 3 + len(weights) / 2
+        if len(mine):
+            assert mine[0] == pytest.approx(first * weight, rel=2e-4, abs=3 + len(weights) / 2)
+    assert mixer.deal(np.array([first]))[0] == parts[0]
+
+
+def test_shares_are_exact_over_each_period():
+    mixer = Mixer([0.7, 0.3])
+    parts, _ = mixer.deal(np.arange(1000))
+    assert mixer.period == 10
+    assert (parts.reshape(-1, 10) == 1).sum(1).tolist() == [3] * 100
+    assert np.ptp(Mixer([0.333333, 0.333333, 0.333334]).counts) <= 1
+    assert Mixer([0.999999, 0.000001]).counts[1] == 1  # the smallest part is not forgotten
+
+
+@given(weights=weights, rows=st.integers(1, 500))
+@settings(max_examples=50, deadline=None)
+def test_numbers_until_a_part_has_had_its_rows(weights, rows):
+    mixer = Mixer(weights)
+    for part in range(len(weights)):
+        number = mixer.numbers_until(part, rows)
+        assert [int(found[0]) for found in mixer.deal(np.array([number - 1]))] == [part, rows - 1]

@@ -7,12 +7,17 @@ import sys
 import pytest
 
 from gptwright.data.config import DataConfig
-from gptwright.data.source import open_source
+from gptwright.data.source import open_sources
 from gptwright.errors import ConfigError, DataError
 
 
+def source_of(source, **settings):
+    (found,) = open_sources(DataConfig(source=str(source), **settings))
+    return found
+
+
 def documents(source, **settings):
-    return list(open_source(DataConfig(source=str(source), **settings)).documents())
+    return list(source_of(source, **settings).documents())
 
 
 def write(path, content):
@@ -69,7 +74,7 @@ def test_a_folder_reads_text_files_in_order_and_says_what_it_left_out(tmp_path):
         write(tmp_path / name, content)
     write(tmp_path / ".git/config", "no")
     write(tmp_path / "picture.png", b"\x89PNG\0\0\xff")
-    source = open_source(DataConfig(source=str(tmp_path)))
+    source = source_of(str(tmp_path))
     assert list(source.documents()) == list(source.documents()) == ["A", "B", "C"]
     assert source.notes == ["hidden files left out: 1", "binary files left out: 1"]
 
@@ -134,11 +139,11 @@ def test_parquet(tmp_path):
 
 @pytest.mark.parametrize("name", ["python-docs", "stdlib"])
 def test_corpora_need_nothing(name):
-    source = open_source(DataConfig(source=name))
+    source = source_of(name)
     first = next(source.documents())
     assert source.name == name
     assert first
-    assert source.fingerprint_hint == open_source(DataConfig(source=name)).fingerprint_hint
+    assert source.fingerprint_hint == source_of(name).fingerprint_hint
     json.dumps(source.fingerprint_hint)
 
 
@@ -149,7 +154,7 @@ def test_python_docs_is_the_topics_in_order():
 
 
 def test_stdlib_is_source_without_tests():
-    files = [entry[0] for entry in open_source(DataConfig(source="stdlib")).fingerprint_hint["files"]]
+    files = [entry[0] for entry in source_of("stdlib").fingerprint_hint["files"]]
     assert any(path.endswith(os.path.join("json", "decoder.py")) for path in files)
     parts = {part for path in files for part in path.split(os.sep)}
     assert not parts & {"test", "idle_test", "site-packages", "__pycache__"}
@@ -169,12 +174,12 @@ def test_hub_datasets_from_a_local_folder(tmp_path, monkeypatch):
         documents(f"hf:{tmp_path}/split")
     with pytest.raises(DataError, match=r"no column 'body' \(it has 'text', 'n'\)"):
         documents(f"hf:{tmp_path}/alone", text_field="body")
-    with pytest.raises(DataError, match="has a int in 'n', not text"):
+    with pytest.raises(DataError, match=r"row 1 of .*alone has a int under 'n', not text"):
         documents(f"hf:{tmp_path}/alone", text_field="n")
     with pytest.raises(DataError, match=r"there is no folder .*missing"):
         documents(f"hf:{tmp_path}/missing")
     write(tmp_path / "alone2.jsonl", '{"text": "x"}')
-    hints = [open_source(DataConfig(source=f"hf:{tmp_path}/alone")).fingerprint_hint for _ in range(2)]
+    hints = [source_of(f"hf:{tmp_path}/alone").fingerprint_hint for _ in range(2)]
     assert hints[0] == hints[1]
 
 

@@ -1,11 +1,14 @@
 """Likelihood over the whole validation split, checked against a loop written by hand."""
 
+import json
 import math
 
 import pytest
 import torch
 
 import gptwright as gw
+from gptwright.data.prepare import prepare
+from gptwright.tokenizer.load import make_tokenizer
 
 from .. import tiny
 
@@ -122,3 +125,55 @@ def test_documents_are_scored_with_their_ends(tmp_path):
     found = gw.evaluate(model)
     assert found.bits_per_byte > found.loss / math.log(2)  # more tokens than bytes
     assert found.tokens > 0
+
+
+def alone(model, texts: list[tuple[str, str]]) -> tuple[float, int, int]:
+    """Return nats, tokens and bytes of each (prompt, answer) read by itself, its end-of-text token counted."""
+    nats, count, size = 0.0, 0, 0
+    for prompt, answer in texts:
+        known = [len(model.tokenizer.encode(prompt)), len(model.tokenizer.encode(answer))]
+        ids = [*model.tokenizer.encode(prompt), *model.tokenizer.encode(answer), model.tokenizer.eot_id]
+        with torch.no_grad():
+            log_probs = model(torch.tensor([ids[:-1]]))[0].double().log_softmax(-1)
+        first = max(known[0], 1)
+        picked = log_probs.gather(1, torch.tensor(ids[1:])[:, None])[first - 1 :]
+        nats, count, size = nats - float(picked.sum()), count + len(picked), size + len(answer.encode())
+    return nats, count, size
+
+
+@pytest.mark.parametrize("packing", ["documents", "pad"])
+def test_packed_documents_are_scored_as_if_alone(tmp_path, packing):
+    """Answers of examples that share rows get the loss that each has when it is read by itself."""
+    rows = [{"prompt": tiny.text(3, seed=n), "completion": tiny.text(3, seed=n + 99)} for n in range(60)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data.format": "completion", "data.packing": packing, "model.max_seq_len": 64, "data.val_fraction": 0.3}
+    tiny.train(tiny.settings(path, {**changes, "train.steps": 4, "train.tokens_per_step": 128}), tmp_path / "r")
+    model = gw.load(tmp_path / "r")
+    found = gw.evaluate(model)
+    prepared = prepare(model.settings.data, make_tokenizer=make_tokenizer)
+    stream = prepared.split("val")
+    said = model.tokenizer.decode(stream.read(0, len(stream))).split("<|endoftext|>")[:-1]
+    whole = {row["prompt"] + row["completion"]: (row["prompt"], row["completion"]) for row in rows}
+    nats, count, size = alone(model, [whole[text] for text in said])
+    assert 10 < len(said) < 30
+    assert (found.tokens, found.loss) == (count, pytest.approx(nats / count, rel=1e-5))
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+
+
+def test_a_mixture_is_scored_whole_and_by_part_and_other_text_instead_of_it(tmp_path, book):
+    other = tmp_path / "other.txt"
+    other.write_text(tiny.text(700, seed=5), "utf-8")
+    mixture = [{"source": str(book), "weight": 0.5}, {"source": str(other), "weight": 0.5}]
+    changes = {"data.source": None, "data.mixture": mixture, "train.steps": 3}
+    tiny.train(tiny.settings(book, changes), tmp_path / "r")
+    model = gw.load(tmp_path / "r")
+    found = gw.evaluate(model)
+    for name, path in (("book", book), ("other", other)):
+        nats, count, bits = by_hand(model, validation_text(path))
+        part = found.parts[name]
+        assert (part.tokens, part.loss) == (count, pytest.approx(nats / count, rel=1e-5))
+        assert part.bits_per_byte == pytest.approx(bits, rel=1e-5)
+    alone = gw.evaluate(model, data={"source": str(other)})
+    assert alone.loss == pytest.approx(found.parts["other"].loss, rel=1e-6)
+    assert not alone.parts

@@ -1,6 +1,7 @@
 """`gptwright data`: text becomes token shards, and what such a folder holds."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,9 @@ def prepare(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to put it. Default: the cache, where train finds it.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads that tokenize. Default: one a core.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -56,7 +60,7 @@ def prepare(
     from gptwright.tokenizer.load import make_tokenizer
 
     with data_progress(quiet=quiet) as progress:
-        prepared = make(config, make_tokenizer=make_tokenizer, folder=out, progress=progress)
+        prepared = make(config, make_tokenizer=make_tokenizer, folder=out, progress=progress, workers=workers)
     _show(prepared, as_json=as_json)
 
 
@@ -101,35 +105,53 @@ def _show(prepared: "Prepared", *, as_json: bool) -> None:
         print_json(facts)
         return
     names = ("tokens", "bytes", "characters", "documents", "shards")
-    rows = [(name, *(f"{part[each]:,}" for each in names)) for name, part in facts["splits"].items()]
+    rows = [(name, *(f"{part[each]:,}" for each in names)) for name, part in _lines(facts)]
     print_table(("split", *names), rows)
     write("\n")
-    print_facts(
-        [
-            ("source", facts["source"]),
-            ("tokenizer", f"{facts['tokenizer']}, {facts['vocab_size']:,} tokens"),
-            ("bytes per token", f"{facts['bytes_per_token']:.3f}"),
-            ("folder", facts["folder"]),
-        ]
-    )
+    found = [
+        ("source", facts["source"]),
+        ("format", facts["format"]),
+        ("tokenizer", f"{facts['tokenizer']}, {facts['vocab_size']:,} tokens"),
+        ("bytes per token", f"{facts['bytes_per_token']:.3f}"),
+        ("duplicates", f"{facts['duplicates']:,} documents left out" if facts["duplicates"] else ""),
+        ("folder", facts["folder"]),
+    ]
+    print_facts([(name, value) for name, value in found if value])
     for note in facts["notes"]:
         say(f"note: {note}")
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield the splits of all parts together, and of a mixture those of each part."""
+    yield from facts["splits"].items()
+    for name, part in facts.get("parts", {}).items():
+        yield from ((f"{name}: {split}", counts) for split, counts in part["splits"].items())
 
 
 def _facts(prepared: "Prepared") -> dict[str, Any]:
     index = prepared.index
     splits = {"train": prepared.train, "val": prepared.val}
     tokens, size = (sum(getattr(part, name) for part in splits.values()) for name in ("tokens", "bytes"))
-    return {
+    found = {
         "folder": str(prepared.folder),
         "source": str(index.source.get("source", "")),
+        "format": str(index.source.get("format", "text")),
         "notes": list(index.source.get("notes", ())),
         "tokenizer": index.tokenizer.type,
         "vocab_size": index.tokenizer.vocab_size,
         "bytes_per_token": size / tokens,
         "fingerprint": prepared.fingerprint,
+        "duplicates": sum(part.duplicates for part in index.parts),
         "splits": {name: _split_facts(part) for name, part in splits.items()},
     }
+    parts = {
+        part.name: {
+            "duplicates": part.duplicates,
+            "splits": {name: _split_facts(part.splits[name]) for name in ("train", "val")},
+        }
+        for part in index.parts
+    }
+    return found | ({"parts": parts} if len(parts) > 1 else {})
 
 
 def _split_facts(part: "SplitIndex") -> dict[str, int]:

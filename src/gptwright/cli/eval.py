@@ -31,7 +31,7 @@ def command(
     if as_json:
         print_json(score.to_dict())
         return
-    source = data or model.settings.data.source
+    source = data or model.settings.data.described
     print_facts(
         [
             ("measured", f"{run} on the {split} split of {source}"),

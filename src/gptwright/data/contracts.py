@@ -30,7 +30,10 @@ class TextTokenizer(Protocol):
         ...
 
     def pieces(self, text: str, size: int) -> Iterator[str]:
-        """Cut a text into pieces whose ids, joined, are the ids of the whole."""
+        """Cut a text into pieces whose ids, joined, are the ids of the whole.
+
+        All pieces but the last must be the same when more text follows: long documents come a part at a time.
+        """
         ...
 
     def save(self, folder: str | Path) -> None:

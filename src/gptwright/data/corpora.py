@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptwright.data.base import Source, file_facts
+from gptwright.data.base import Piece, Source, file_facts
 from gptwright.errors import DataError
 
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -24,10 +24,11 @@ class PythonDocs(Source):
         """Take the name `python-docs`."""
         return source == cls.name
 
-    def documents(self) -> Iterator[str]:
+    def pieces(self) -> Iterator[Piece]:
         """Yield the topics."""
+        self._text_only()
         topics = _topics()
-        yield from (topics[key] for key in sorted(topics) if topics[key])
+        yield from (Piece(topics[key]) for key in sorted(topics) if topics[key])
 
     @property
     def fingerprint_hint(self) -> dict[str, Any]:
@@ -47,15 +48,16 @@ class Stdlib(Source):
         """Take the name `stdlib`."""
         return source == cls.name
 
-    def documents(self) -> Iterator[str]:
+    def pieces(self) -> Iterator[Piece]:
         """Yield the files in sorted order; the few that are not UTF-8 are left out."""
+        self._text_only()
         for path in _library_files():
             try:
                 text = path.read_bytes().decode("utf-8-sig")
             except (UnicodeDecodeError, OSError):
                 continue
             if text:
-                yield text
+                yield Piece(text)
 
     @property
     def fingerprint_hint(self) -> dict[str, Any]:

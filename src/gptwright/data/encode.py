@@ -12,82 +12,131 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gptwright.data.contracts import TextTokenizer
+from gptwright.data.base import Piece
+from gptwright.data.contracts import SplitName, TextTokenizer
 from gptwright.errors import DataError
 
 _PIECE = 1 << 16  # characters of one piece
-_BATCH = 1 << 20  # most characters of one batch, about
+BATCH = 1 << 20
+"""Most characters of one batch, about."""
 
 
 @dataclass
 class Batch:
-    """Pieces of text that are encoded together; ``ends`` says which of them end a document."""
+    """Pieces of text of one split that are encoded together."""
 
-    pieces: list[str] = field(default_factory=list)
-    ends: list[bool] = field(default_factory=list)
+    split: SplitName
+    pieces: list[Piece] = field(default_factory=list)
     characters: int = 0
 
-    def add(self, piece: str, end: bool) -> None:
+    def add(self, piece: Piece) -> None:
         """Append a piece."""
         self.pieces.append(piece)
-        self.ends.append(end)
-        self.characters += len(piece)
+        self.characters += len(piece.text)
+
+    def full(self, limit: int) -> bool:
+        """Say whether there is no room for more; each piece counts, so that empty batches end too."""
+        return self.characters + len(self.pieces) >= limit
 
 
 @dataclass(frozen=True)
 class Encoded:
     """The ids of one batch, with what they were made of."""
 
+    split: SplitName
     ids: np.ndarray
+    """(n,) of the type in which they are stored."""
+    learn: np.ndarray
+    """(n,) bool: which count in the loss."""
+    ends: np.ndarray
+    """int64: after how many of these tokens each document ends that ends here."""
     bytes: int
     characters: int
-    documents: int
 
 
-def batches(texts: Iterable[str], tokenizer: TextTokenizer, limit: int = _BATCH) -> Iterator[Batch]:
-    """Yield the documents in batches of about ``limit`` characters; a long document spans several."""
-    batch, piece_size = Batch(), min(_PIECE, limit)
-    for text in texts:
-        left = len(text)
-        for piece in tokenizer.pieces(text, piece_size):
-            left -= len(piece)
-            batch.add(piece, left == 0)
-            if batch.characters + len(batch.pieces) >= limit:
+class _Cutter:
+    """Cuts one split's documents, which come in pieces of any size, where the tokenizer says that it may.
+
+    The last piece is held back until more has come or the document has ended: only then is its end known.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, size: int) -> None:
+        self.tokenizer, self.size = tokenizer, size
+        self._held: list[str] = []
+        self._length = self._wait = 0
+        self._learn = True
+
+    def push(self, piece: Piece) -> Iterator[Piece]:
+        """Yield the pieces that are ready."""
+        if self._held and piece.learn != self._learn:
+            yield from self._cut(whole=True, last=False)
+        self._learn = piece.learn
+        self._held.append(piece.text)
+        self._length += len(piece.text)
+        if piece.last or self._length >= self._wait:
+            yield from self._cut(whole=piece.last, last=piece.last)
+
+    def _cut(self, *, whole: bool, last: bool) -> Iterator[Piece]:
+        text = self._held[0] if len(self._held) == 1 else "".join(self._held)
+        before = None
+        for found in self.tokenizer.pieces(text, self.size):
+            if before is not None:
+                yield Piece(before, last=False, learn=self._learn)
+            before = found
+        self._held = []
+        if whole and before is not None:
+            yield Piece(before, last, self._learn)
+        elif before is not None:
+            self._held = [before]
+        self._length = sum(map(len, self._held))
+        self._wait = 2 * self._length  # a text without any place to cut is not searched again and again
+
+
+def batches(found: Iterable[tuple[SplitName, Piece]], tokenizer: TextTokenizer, limit: int = BATCH) -> Iterator[Batch]:
+    """Yield each split's documents in batches of about ``limit`` characters; a long document spans several."""
+    open_ = {name: (Batch(name), _Cutter(tokenizer, min(_PIECE, limit))) for name in ("train", "val")}
+    for name, whole in found:
+        batch, cutter = open_[name]
+        for piece in cutter.push(whole):
+            batch.add(piece)
+            if batch.full(limit):
                 yield batch
-                batch = Batch()
-    if batch.pieces:
-        yield batch
+                batch = Batch(name)
+        open_[name] = batch, cutter
+    yield from (batch for batch, _ in open_.values() if batch.pieces)
 
 
-def encode_batch(batch: Batch, tokenizer: TextTokenizer, eot: int | None) -> Encoded:
+def encode_batch(batch: Batch, tokenizer: TextTokenizer, eot: int | None, dtype: np.dtype) -> Encoded:
     """Return the ids of a batch, ``eot`` after each document unless it is None.
 
     Raises:
         DataError: the tokenizer gives ids outside its own vocabulary.
     """
-    parts: list[np.ndarray] = []
+    found = tokenizer.encode_batch([piece.text for piece in batch.pieces])
     mark = np.array([] if eot is None else [eot], dtype=np.int64)
-    for ids, end in zip(tokenizer.encode_batch(batch.pieces), batch.ends, strict=True):
-        parts += [ids, mark] if end else [ids]
-    count = sum(len(piece) if piece.isascii() else len(piece.encode()) for piece in batch.pieces)
+    parts = [np.concatenate([ids, mark]) if piece.last else ids for ids, piece in zip(found, batch.pieces, strict=True)]
     ids = np.concatenate(parts)
     if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
         raise DataError(
             f"the tokenizer gave ids {ids.min()} to {ids.max()}, outside its vocabulary of "
             f"{tokenizer.vocab_size}: its encode or its vocab_size is wrong"
         )
-    return Encoded(ids, count, batch.characters, sum(batch.ends))
+    lengths = np.array([len(part) for part in parts])
+    learn = np.repeat(np.array([piece.learn for piece in batch.pieces]), lengths)
+    ends = np.cumsum(lengths)[np.array([piece.last for piece in batch.pieces])]
+    size = sum(len(text) if text.isascii() else len(text.encode()) for text, *_ in batch.pieces)
+    return Encoded(batch.split, ids.astype(dtype), learn, ends.astype(np.int64), size, batch.characters)
 
 
 def encode_all(
-    found: Iterable[Batch], tokenizer: TextTokenizer, eot: int | None, workers: int | None = None
+    found: Iterable[Batch], tokenizer: TextTokenizer, eot: int | None, dtype: np.dtype, workers: int | None = None
 ) -> Iterator[Encoded]:
     """Encode batches on ``workers`` threads (default: one a core), in order, holding only a few at a time."""
     workers = workers or os.cpu_count() or 1
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="tokenize") as pool:
         for batch in found:
-            waiting.append(pool.submit(encode_batch, batch, tokenizer, eot))
+            waiting.append(pool.submit(encode_batch, batch, tokenizer, eot, dtype))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:

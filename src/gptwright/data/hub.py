@@ -6,7 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gptwright.data.base import Source
+from gptwright.data.base import Piece, Source, row_pieces
+from gptwright.data.config import PartConfig
+from gptwright.data.formats import Format
 from gptwright.errors import DataError
 
 _PREFIX = "hf:"
@@ -18,9 +20,9 @@ class HubDataset(Source):
     The split `hf_split` is memory-mapped, one document a row, in the column `text_field`.
     """
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.place = config.source.removeprefix(_PREFIX)
+    def __init__(self, part: PartConfig, format: Format, where: str = "data.source") -> None:
+        super().__init__(part, format, where)
+        self.place = part.source.removeprefix(_PREFIX)
         self.name = self.place.rstrip("/").rpartition("/")[2] or "dataset"
 
     @classmethod
@@ -30,34 +32,35 @@ class HubDataset(Source):
         saved = any(os.path.isfile(f"{folder}/{name}") for name in ("dataset_info.json", "dataset_dict.json"))
         return source.startswith(_PREFIX) or saved
 
-    def documents(self) -> Iterator[str]:
-        """Yield the text of each row; empty and missing ones are passed over."""
-        field = self.config.text_field
-        for row in self._rows.select_columns([field]):
-            value = row[field]
-            if value is not None and not isinstance(value, str):
-                kind, source = type(value).__name__, self.config.source
-                raise DataError(f"{source} has a {kind} in '{field}', not text: set data.text_field")
-            if value:
-                yield value
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what each row means; texts that are missing are passed over."""
+        yield from row_pieces(self._places(), self.format)
+
+    def _places(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        fields = list(self.format.fields)
+        for number, row in enumerate(self._rows.select_columns(fields), start=1):
+            if not self.format.is_text or row[fields[0]] is not None:
+                yield f"row {number} of {self.part.source}", row
 
     @property
     def fingerprint_hint(self) -> dict[str, Any]:
         """The library's own fingerprint of the split."""
         rows = self._rows
         print_ = str(getattr(rows, "_fingerprint", ""))
-        return {"hf": self.place, "split": self.config.hf_split, "rows": len(rows), "fingerprint": print_}
+        return {"hf": self.place, "split": self.part.hf_split, "rows": len(rows), "fingerprint": print_}
 
     @cached_property
     def _rows(self) -> Any:
-        rows, field = self._split(self._load()), self.config.text_field
-        if field not in rows.column_names:
-            columns = ", ".join(map(repr, rows.column_names)) or "no columns"
-            raise DataError(f"{self.config.source} has no column '{field}' (it has {columns}): set data.text_field")
+        rows = self._split(self._load())
+        for field in self.format.fields:
+            if field not in rows.column_names:
+                columns = ", ".join(map(repr, rows.column_names)) or "no columns"
+                setting = "data.text_field" if self.format.is_text else f"the fields of {self.format.config.format}"
+                raise DataError(f"{self.part.source} has no column '{field}' (it has {columns}): set {setting}")
         return rows
 
     def _load(self) -> Any:
-        datasets = _library(self.config.source)
+        datasets = _library(self.part.source)
         folder = Path(self.place).expanduser()
         local = folder.is_dir()
         if not local and (self.place.startswith(("/", ".", "~"))):
@@ -70,19 +73,18 @@ class HubDataset(Source):
         except Exception as error:  # the library and its transports raise a dozen unrelated kinds
             reason = " ".join(str(error).split())[:300]
             raise DataError(
-                f"the dataset {self.config.source} could not be loaded ({type(error).__name__}: {reason}): "
+                f"the dataset {self.part.source} could not be loaded ({type(error).__name__}: {reason}): "
                 "check its name and the network, or give a local folder as hf:/path"
             ) from error
 
     def _split(self, found: Any) -> Any:
         if not isinstance(found, dict):  # one split, saved alone
             return found
-        if self.config.hf_split not in found:
+        if self.part.hf_split not in found:
             raise DataError(
-                f"{self.config.source} has no split '{self.config.hf_split}' (it has {', '.join(found)}): "
-                "set data.hf_split"
+                f"{self.part.source} has no split '{self.part.hf_split}' (it has {', '.join(found)}): set data.hf_split"
             )
-        return found[self.config.hf_split]
+        return found[self.part.hf_split]
 
 
 def _library(source: str) -> Any:

@@ -1,68 +1,42 @@
-"""Which tokens a step sees: a pure function of (seed, step), so there is nothing to save or to resume.
+"""Which rows a step sees: a pure function of (seed, number of the row), so there is nothing to save or to resume.
 
-Each epoch visits its windows in an order of its own, drawn by a small cipher instead of a shuffled list: a
+Each epoch visits its rows in an order of its own, drawn by a small cipher instead of a shuffled list: a
 Feistel network (Luby & Rackoff 1988) permutes a power of four, and walking its cycle until the result is a
-window (Black & Rogaway 2002) permutes any number. It needs no memory, and any part of any epoch is known at
+row (Black & Rogaway 2002) permutes any number. It needs no memory, and any part of any epoch is known at
 once.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import reduce
+from math import lcm
 
 import numpy as np
 
-from gptwright.errors import DataError
-
-IGNORE = -100
-"""The target that no loss counts."""
-
 _ROUNDS = 8
+_LONGEST_PERIOD = 1 << 16
 
 
-class Stream(Protocol):
-    """Token ids that can be read anywhere, such as a `TokenStream`."""
+class Order:
+    """The order in which ``n_rows`` rows are visited, another in each epoch."""
 
-    def __len__(self) -> int: ...
-
-    def read(self, start: int, n: int) -> np.ndarray:
-        """Return ids ``start`` to ``start + n``, int64 (n,)."""
-        ...
-
-
-class Sampler:
-    """Draws window starts from a stream of ``n_tokens`` tokens.
-
-    An epoch cuts the stream into windows of ``context`` tokens (and the next one, as target) from an offset of
-    its own, and visits each exactly once.
-
-    Raises:
-        DataError: the stream is shorter than one window and its target.
-    """
-
-    def __init__(self, n_tokens: int, context: int, seed: int) -> None:
-        check_length(n_tokens, context, "train")
-        self.context = context
-        whole = (n_tokens - 1) // context
-        self.n_windows = max(1, whole - 1)  # one window less than fit leaves room for the offset
-        self._room = n_tokens - self.n_windows * context  # offsets 0 .. room - 1 keep the last target inside
+    def __init__(self, n_rows: int, seed: int) -> None:
+        self.n_rows = n_rows
         self._seed = np.uint64(seed % (1 << 64))
-        self._half_bits = np.uint64(max(1, ((self.n_windows - 1).bit_length() + 1) // 2))
+        self._half_bits = np.uint64(max(1, ((n_rows - 1).bit_length() + 1) // 2))
 
-    def starts(self, first: int, n: int) -> np.ndarray:
-        """Return where windows number ``first`` to ``first + n``, counted from 0 over all epochs, begin: int64 (n,).
+    def draw(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which rows have these numbers, counted from 0 over all epochs, and a random key of each one's epoch.
 
-        A rank or micro-batch takes its slice: the batch is the same however it is sliced.
+        Both (n,), int64 and uint64. A rank or micro-batch takes its slice: the rows are the same however sliced.
         """
-        index = first + np.arange(n, dtype=np.int64)
-        epoch, place = np.divmod(index, self.n_windows)
-        key = _mix(epoch.astype(np.uint64) ^ _mix(np.full(n, self._seed)))
-        window = self._permute(place.astype(np.uint64), key)
-        offset = _mix(key) % np.uint64(self._room)
-        return (window * np.uint64(self.context) + offset).astype(np.int64)
+        epoch, place = np.divmod(np.asarray(numbers, dtype=np.int64), self.n_rows)
+        key = mix(epoch.astype(np.uint64) ^ mix(np.full(len(epoch), self._seed)))
+        return self._permute(place.astype(np.uint64), key).astype(np.int64), key
 
     def _permute(self, place: np.ndarray, key: np.ndarray) -> np.ndarray:
         out = self._feistel(place, key)
-        while (outside := out >= self.n_windows).any():
+        while (outside := out >= self.n_rows).any():
             out[outside] = self._feistel(out[outside], key[outside])
         return out
 
@@ -71,11 +45,11 @@ class Sampler:
         mask = (np.uint64(1) << half) - np.uint64(1)
         left, right = value >> half, value & mask
         for number in range(_ROUNDS):
-            left, right = right, left ^ (_mix(key + right * np.uint64(_ROUNDS) + np.uint64(number)) & mask)
+            left, right = right, left ^ (mix(key + right * np.uint64(_ROUNDS) + np.uint64(number)) & mask)
         return (left << half) | right
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
+def mix(value: np.ndarray) -> np.ndarray:
     """Scatter 64-bit numbers (SplitMix64: Steele, Lea & Flood 2014); arrays, whose overflow is silent."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -83,42 +57,41 @@ def _mix(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def batch(stream: Stream, starts: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (inputs, targets) of the windows at ``starts``, int64 (n, context), targets one token on."""
-    ids = np.empty((len(starts), context + 1), dtype=np.int64)
-    for row, start in zip(ids, starts.tolist(), strict=True):
-        row[:] = stream.read(start, context + 1)
-    return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
+class Mixer:
+    """Deals the numbers 0, 1, 2 ... out to parts by weight: a pattern, repeated, in which each part is spread evenly.
 
-
-def check_length(n_tokens: int, context: int, split: str) -> None:
-    """Make sure that ``n_tokens`` hold one window.
-
-    Raises:
-        DataError: they do not.
+    After any whole number of periods the shares are the weights, exactly; in between they are off by about one row.
+    The period is the common denominator of the weights as they are written (10 for 0.7 and 0.3), and where that would
+    be longer than 65536 the weights are rounded to that many parts.
     """
-    if n_tokens < context + 1:
-        raise DataError(
-            f"the {split} split has {n_tokens} tokens, and one window of context {context} with its target "
-            f"needs {context + 1}: give more text, lower model.max_seq_len, or change data.val_fraction"
-        )
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.counts = _counts(weights)
+        self.period = sum(self.counts)
+        places = np.concatenate([(np.arange(count) + 0.5) / count for count in self.counts])
+        parts = np.repeat(np.arange(len(self.counts)), self.counts)
+        ranks = np.concatenate([np.arange(count) for count in self.counts])
+        order = np.lexsort((parts, places))
+        self._parts, self._ranks = parts[order], ranks[order]
+
+    def deal(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part of each number, and how many smaller numbers fell to that part; both int64 (n,)."""
+        period, place = np.divmod(np.asarray(numbers, dtype=np.int64), self.period)
+        parts = self._parts[place]
+        return parts, period * np.array(self.counts)[parts] + self._ranks[place]
+
+    def numbers_until(self, part: int, rows: int) -> int:
+        """Return how many numbers must be dealt until ``part`` has had ``rows`` of them."""
+        period, rank = divmod(rows - 1, self.counts[part])
+        place = np.flatnonzero((self._parts == part) & (self._ranks == rank))[0]
+        return period * self.period + int(place) + 1
 
 
-def validation_batches(stream: Stream, context: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (inputs, targets), int64 (at most ``rows``, context): each token but the first is a target once.
-
-    Windows follow one another in order; the end of the last is filled with input 0 and target `IGNORE`.
-
-    Raises:
-        DataError: the stream is shorter than one window and its target.
-    """
-    check_length(len(stream), context, "validation")
-    total = len(stream) - 1
-    for first in range(0, total, rows * context):
-        count = min(rows * context, total - first)
-        ids = stream.read(first, count + 1)
-        height = -(-count // context)
-        inputs = np.zeros(height * context, dtype=np.int64)
-        targets = np.full(height * context, IGNORE, dtype=np.int64)
-        inputs[:count], targets[:count] = ids[:-1], ids[1:]
-        yield inputs.reshape(height, context), targets.reshape(height, context)
+def _counts(weights: Sequence[float]) -> list[int]:
+    """Return how many rows of a period each part gets, one at least."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    exact = [weight / sum(exact) for weight in exact]
+    period = reduce(lcm, (weight.denominator for weight in exact))
+    if period <= _LONGEST_PERIOD:
+        return [int(weight * period) for weight in exact]
+    return [max(1, round(weight * _LONGEST_PERIOD)) for weight in exact]

@@ -1,13 +1,15 @@
-"""Open whatever `data.source` names."""
+"""Open whatever `data.source` or `data.mixture` names."""
 
 import os
 from difflib import get_close_matches
+from itertools import chain, count
 from pathlib import Path
 
 from gptwright.data.base import Source
-from gptwright.data.config import DataConfig
+from gptwright.data.config import DataConfig, PartConfig
 from gptwright.data.corpora import PythonDocs, Stdlib
 from gptwright.data.files import Folder, Jsonl, Parquet, TextFile
+from gptwright.data.formats import FORMATS, Format
 from gptwright.data.hub import HubDataset
 from gptwright.errors import DataError
 
@@ -15,20 +17,38 @@ _CORPORA: tuple[type[Source], ...] = (PythonDocs, Stdlib)
 _FILES: tuple[type[Source], ...] = (Folder, Jsonl, Parquet, TextFile)
 
 
-def open_source(config: DataConfig) -> Source:
-    """Return the source that ``config.source`` names; a corpus' name wins over a file's (write `./stdlib`).
+def open_sources(config: DataConfig) -> list[Source]:
+    """Return the source or, of a mixture, the sources that ``config`` names, each with a name of its own.
 
     Raises:
-        DataError: there is no such file or folder.
+        DataError: there is no such file or folder, or a template is none.
     """
+    make = FORMATS[config.format]
+    wheres = [f"data.mixture.{n}.source" for n in range(len(config.parts))] if config.mixture else ["data.source"]
+    found = [_open(part, make(config, part), where) for part, where in zip(config.parts, wheres, strict=True)]
+    taken = {source.part.name for source in found}
+    for source in found:
+        source.name = source.part.name or _free(source.name, taken)
+        taken.add(source.name)
+    return found
+
+
+def _free(name: str, taken: set[str | None]) -> str:
+    """Return ``name``, or where it is taken the name with the next number that is free."""
+    every = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(one for one in every if one not in taken)
+
+
+def _open(part: PartConfig, format: Format, where: str) -> Source:
+    """Open one source; a corpus' name wins over a file's (write `./stdlib`)."""
     for kind in (*_CORPORA, HubDataset):
-        if kind.accepts(config.source):
-            return kind(config)
-    _check_exists(config.source)
-    return next(kind(config) for kind in _FILES if kind.accepts(config.source))
+        if kind.accepts(part.source):
+            return kind(part, format, where)
+    _check_exists(part.source, where)
+    return next(kind(part, format, where) for kind in _FILES if kind.accepts(part.source))
 
 
-def _check_exists(source: str) -> None:
+def _check_exists(source: str, where: str) -> None:
     path = Path(source).expanduser()
     try:
         if path.is_file() or path.is_dir():
@@ -37,7 +57,7 @@ def _check_exists(source: str) -> None:
     except OSError as error:  # for example a name longer than the system allows
         what = f"cannot be looked up ({error.strerror})"
     raise DataError(
-        f"data.source '{source}' {what} (current directory {os.getcwd()}){_similar(path)}; give a file, a "
+        f"{where} '{source}' {what} (current directory {os.getcwd()}){_similar(path)}; give a file, a "
         f"folder, hf:owner/name, or a built-in corpus ({', '.join(kind.name for kind in _CORPORA)})"
     )
 

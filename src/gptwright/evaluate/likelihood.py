@@ -3,16 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
+from gptwright.data.config import DataConfig
 from gptwright.data.contracts import Progress, SplitName
+from gptwright.data.packing import Packing, Rows
 from gptwright.data.prepare import prepare
-from gptwright.data.sampler import validation_batches
-from gptwright.data.shards import Prepared, TokenStream
+from gptwright.data.rows import open_packing
+from gptwright.data.shards import Prepared
 from gptwright.errors import ConfigError, DataError
 from gptwright.model.batch import Batch
 from gptwright.model.gpt import GPT
-from gptwright.model.score import Score, summed_loss
+from gptwright.model.score import Score, Sums, summed_loss
+from gptwright.ops.loss import IGNORE
 from gptwright.ops.precision import choose
 from gptwright.tokenizer.base import Tokenizer
 from gptwright.tokenizer.load import load as load_tokenizer
@@ -36,43 +40,82 @@ def evaluate(
         progress: called while text is prepared.
 
     Returns:
-        Loss in nats a token, bits a byte, perplexity and the number of tokens predicted.
+        Loss in nats a token, bits a byte, perplexity and the number of tokens predicted; of a mixture, over all parts
+        together, and in ``parts`` of each.
     """
     if split not in ("train", "val"):
         raise ConfigError(f"'{split}' is no split; use 'val' or 'train'")
-    prepared = _prepared(model, data, progress)
-    stream, counts = prepared.split(split), prepared.train if split == "train" else prepared.val
+    config, prepared = _prepared(model, data, progress)
     precision = model.precision or choose("fp32", model.device)
     with precision.scope():
         scored = model if precision.compute_dtype == torch.float32 else model.twin(precision.compute_dtype)
-        return score_split(scored, stream, counts.bytes, model.tokenizer)
+        return score_split(scored, config, prepared, model.tokenizer, split)
 
 
-def score_split(model: GPT, stream: TokenStream, text_bytes: int, tokenizer: Tokenizer) -> Score:
-    """Score ``model``, as it is, on a whole split of ``text_bytes`` bytes that ``tokenizer`` encoded."""
-    nats, tokens = summed_loss(model, _batches(model, stream))
-    first = len(tokenizer.token_bytes(int(stream.read(0, 1)[0])))  # predicted by nothing
-    return Score.of(nats, tokens, text_bytes - first)
+def score_split(
+    model: GPT, config: DataConfig, prepared: Prepared, tokenizer: Tokenizer, split: SplitName = "val"
+) -> Score:
+    """Score ``model``, as it is, on a whole split that ``tokenizer`` encoded, all parts of it."""
+    context, sizes = model.config.max_seq_len, byte_lengths(tokenizer)
+    packings = [open_packing(config, prepared, split, context, part) for part in range(len(prepared.names))]
+    return score_parts(model, dict(zip(prepared.names, packings, strict=True)), sizes)
 
 
-def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None) -> Prepared:
+def score_parts(model: GPT, packings: dict[str, Packing], sizes: np.ndarray) -> Score:
+    """Score ``model`` on each of the packings, and on all together; ``sizes`` are those of `byte_lengths`."""
+    found = {name: _summed(model, packing, sizes) for name, packing in packings.items()}
+    total = sum(found.values(), Sums())
+    parts = {name: Score.of(*sums) for name, sums in found.items()} if len(found) > 1 else {}
+    return Score.of(*total, parts=parts)
+
+
+def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """Return how many bytes of text each id stands for, int64 (V,); the end of text stands for none."""
+    sizes = [0 if id == tokenizer.eot_id else len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)]
+    return np.array(sizes, dtype=np.int64)
+
+
+def as_batch(rows: Rows, device: torch.device) -> Batch:
+    """Return rows as tensors on ``device``."""
+    inputs, targets = (torch.from_numpy(field).to(device) for field in (rows.inputs, rows.targets))
+    return Batch(inputs, targets, None if rows.segments is None else torch.from_numpy(rows.segments).to(device))
+
+
+def _summed(model: GPT, packing: Packing, sizes: np.ndarray) -> Sums:
+    text_bytes = 0
+
+    def batches() -> Iterator[Batch]:
+        nonlocal text_bytes
+        context = model.config.max_seq_len
+        for rows in packing.in_order(max(1, BATCH_TOKENS // context)):
+            text_bytes += int(sizes[rows.targets[rows.targets != IGNORE]].sum())
+            yield as_batch(rows, model.device)
+
+    nats, tokens = summed_loss(model, batches())
+    return Sums(nats, tokens, text_bytes)
+
+
+def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None) -> tuple[DataConfig, Prepared]:
     settings = model.settings
     if settings is None or settings.data is None or model.tokenizer is None:
         raise ConfigError("this model has no run behind it; load one with gptwright.load('runs/NAME')")
     config = settings.data
     if data is not None:
-        config = type(config).from_dict({**config.to_dict(), **data})
-        return prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
+        config = DataConfig.from_dict(_replaced(config.to_dict(), data))
+        return config, prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
+    if getattr(settings, "init_from", None) is not None:  # it learnt with the tokenizer of the run it came from
+        return config, prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
     prepared = prepare(config, make_tokenizer=make_tokenizer, progress=progress)
     if load_tokenizer(prepared.tokenizer_folder, trust_code=True).fingerprint != model.tokenizer.fingerprint:
         raise DataError(
-            f"data.source {config.source} has changed since this model was trained, and its tokenizer with it; restore "
-            "the text, or say which other text to score on (data in Python, data.source=FILE on the command line)"
+            f"data.source {config.described} has changed since this model was trained, and its tokenizer with it; "
+            "restore the text, or say which other text to score on (data in Python, data.source=FILE on the command "
+            "line)"
         )
-    return prepared
+    return config, prepared
 
 
-def _batches(model: GPT, stream: TokenStream) -> Iterator[Batch]:
-    context = model.config.max_seq_len
-    for inputs, targets in validation_batches(stream, context, max(1, BATCH_TOKENS // context)):
-        yield Batch(torch.from_numpy(inputs).to(model.device), torch.from_numpy(targets).to(model.device))
+def _replaced(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with those of ``data``; a source given takes the place of a mixture, and the other way round."""
+    other = {"source": "mixture", "mixture": "source"}
+    return {**config, **{other[key]: None for key in data if key in other}, **data}

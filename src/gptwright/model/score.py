@@ -1,9 +1,9 @@
 """How well a model predicts: summed cross-entropy over batches of token ids."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -25,17 +25,32 @@ class Score:
     """exp(loss)."""
     tokens: int
     """Tokens predicted."""
+    parts: Mapping[str, "Score"] = field(default_factory=dict)
+    """Of a mixture: the score of each part, by its name."""
 
     @classmethod
-    def of(cls, nats: float, tokens: int, text_bytes: int) -> "Score":
+    def of(cls, nats: float, tokens: int, text_bytes: int, parts: Mapping[str, "Score"] | None = None) -> "Score":
         """Make a score of summed ``nats`` over ``tokens`` predictions that stand for ``text_bytes`` bytes."""
         loss = nats / tokens
         perplexity = math.exp(loss) if loss < 700 else math.inf
-        return cls(loss, nats / math.log(2) / max(1, text_bytes), perplexity, tokens)
+        return cls(loss, nats / math.log(2) / max(1, text_bytes), perplexity, tokens, parts or {})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the four figures by name."""
-        return asdict(self)
+        """Return the four figures by name, and of a mixture the same of each part under ``parts``."""
+        found = {name: getattr(self, name) for name in ("loss", "bits_per_byte", "perplexity", "tokens")}
+        return found | ({"parts": {name: part.to_dict() for name, part in self.parts.items()}} if self.parts else {})
+
+
+class Sums(NamedTuple):
+    """What scores are made of."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    text_bytes: int = 0
+
+    def __add__(self, other: Any) -> "Sums":
+        """Return the sums of both texts."""
+        return Sums(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
 @torch.no_grad()
