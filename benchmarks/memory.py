@@ -120,7 +120,7 @@ def settings(case: dict[str, Any], *, small: bool = False) -> RunConfig:
         "micro_batch": rows,
         "tokens_per_step": rows * case.pop("micro_batches", 1) * context,
         "freeze": case.pop("freeze", []),
-        "gradient_checkpointing": case.pop("checkpointing", False),
+        "gradient_checkpointing": "block" if case.pop("checkpointing", False) else "none",
     }
     optim = case.pop("optim", "adamw")
     model = {"vocab_size": 4096, "d_model": 384, "n_layers": 4, "max_seq_len": context, **case}

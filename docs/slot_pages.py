@@ -13,7 +13,8 @@ from gptwright.config.slot import Slot
 from gptwright.nn.frequencies import SCALING
 from gptwright.nn.slots import ATTENTION, FEED_FORWARD, NORM, POSITION
 from gptwright.tokenizer.load import SLOT as TOKENIZER
-from gptwright.train.config import OPTIM, SCHEDULE
+from gptwright.train.config import CALLBACK, OPTIM, SCHEDULE
+from gptwright.train.track.base import TRACKER
 
 SLOTS = {
     ATTENTION: ("model.attention", "How tokens see each other."),
@@ -24,6 +25,8 @@ SLOTS = {
     TOKENIZER: ("data.tokenizer", "How text becomes tokens."),
     OPTIM: ("optim", "What moves the weights."),
     SCHEDULE: ("schedule", "How the learning rate moves."),
+    TRACKER: ("train.trackers", "Where the numbers of a run go besides its own folder."),
+    CALLBACK: ("train.callbacks", "What else happens while a run trains."),
 }
 """Each slot with its place in the settings and what it is for."""
 

@@ -43,6 +43,7 @@ BLIND = {3}
 OPTIONAL = {
     "datasets",
     "mlflow",
+    "peft",
     "pyarrow",
     "tensorboard",
     "torch.utils.tensorboard",
@@ -63,6 +64,8 @@ MENUS = {
     "tokenizer/kinds": "gptwright.tokenizer.base:Tokenizer",
     "optim/optimizer": "gptwright.optim.base:OptimizerMaker",
     "optim/schedule": "gptwright.optim.base:Schedule",
+    "train/callbacks": "gptwright.train.callback:Callback",
+    "train/track/kinds": "gptwright.train.track.base:Tracker",
 }
 """The folders that are the menu of a slot, with what their components extend."""
 

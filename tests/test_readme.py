@@ -16,10 +16,20 @@ import pytest
 from gptwright.cli.main import main
 from gptwright.nn.slots import ATTENTION, FEED_FORWARD, NORM, POSITION
 from gptwright.tokenizer.load import SLOT as TOKENIZER
-from gptwright.train.config import OPTIM, SCHEDULE
+from gptwright.train.config import CALLBACK, OPTIM, SCHEDULE
+from gptwright.train.track.base import TRACKER
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "docs/quickstart.md", "docs/own-component.md", "docs/runs.md", "docs/checkpoints.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/own-component.md",
+    "docs/runs.md",
+    "docs/checkpoints.md",
+    "docs/data.md",
+    "docs/fine-tuning.md",
+    "docs/watching.md",
+]
 TINY = ["train.tokens_per_step=512", "train.eval_every=0", "train.sample_tokens=8", "train.trackers=[]"]
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n+)?```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)```", re.DOTALL)
 _MENUS = {
@@ -30,6 +40,8 @@ _MENUS = {
     "data.tokenizer": TOKENIZER,
     "optim": OPTIM,
     "schedule": SCHEDULE,
+    "train.trackers": TRACKER,
+    "train.callbacks": CALLBACK,
 }
 
 

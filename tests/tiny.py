@@ -17,7 +17,7 @@ from typing import Any
 import gptwright as gw
 
 WORDS = "the a cat dog bird sat ran flew on under over mat log tree and then but slowly quickly away home again"
-TIMES = ("train_seconds", "tokens_per_second", "peak_fraction")
+TIMES = ("train_seconds", "tokens_per_second", "peak_fraction", "memory_bytes")
 """What may differ between two runs that are equal."""
 
 

@@ -166,7 +166,7 @@ def test_resume_with_other_settings(gptwright, trained, setting, change):
     refused(
         done,
         f"run runs/tiny cannot be resumed with other settings: {change}; resume with the settings that it began "
-        "with, or start a new run with --run",
+        f"with, change them on purpose with --resume-with {change.partition(' ')[0]}=VALUE, or start a new run",
     )
     assert contents(trained) == before
 
@@ -262,7 +262,7 @@ def test_truncated_shard(gptwright, workshop):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "manifest.json", "state.json", "tokenizer/vocabulary.json"])
 def test_corrupt_checkpoint(gptwright, trained, file):
-    (checkpoint,) = (trained / "checkpoints").iterdir()
+    (checkpoint,) = (trained / "checkpoints").glob("step-*")
     flip(checkpoint / file)
     for arguments in (
         ["eval", trained],

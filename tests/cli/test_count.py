@@ -138,7 +138,7 @@ def test_a_vocabulary_that_the_settings_tell(gptwright, tokenizer, size):
         (["gpt2-124m", "--context", "0"], "--context is 0 and must be at least 1"),
         (["gpt2-124m", "--batch", "0"], "--batch is 0 and must be at least 1"),
         (["gpt2-124m", "--precision", "fp8"], "--precision is 'fp8' and must be one of fp32, bf16, fp16"),
-        (["gpt2-124m", "--optimizer", "mun"], "--optimizer is 'mun' and must be one of adamw, muon"),
+        (["gpt2-124m", "--optimizer", "mun"], "--optimizer is 'mun' and must be one of adamw, lion, muon, sgd"),
     ],
 )
 def test_a_mistake_is_one_sentence(gptwright, arguments, sentence):

@@ -175,7 +175,7 @@ def test_a_run_trains_it_as_the_text_says(tmp_path, ids):
         "train.tokens_per_step": 64,
         "train.clip": 1.0,
         "train.label_smoothing": 0.1,
-        "train.gradient_checkpointing": True,
+        "train.gradient_checkpointing": "block",
         "train.precision": "fp16",
         "train.log_every": 1,
         "train.eval_every": 0,

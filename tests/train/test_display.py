@@ -145,7 +145,7 @@ def test_the_clock_counts_from_where_a_run_goes_on():
     display.step = 1000
     time.sleep(0.2)
     display.log({"step": 1010, "loss": 1.0})
-    assert 15 < display._pace.left(2000) < 60
+    assert 15 < display._pace.left() < 60
 
 
 def test_a_reader_that_leaves_does_not_end_the_run():

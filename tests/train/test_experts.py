@@ -52,7 +52,17 @@ def test_the_working_copy_shares_what_stays_in_fp32(precision):
         assert theirs.feed_forward.load.dtype == torch.float32
 
 
-@pytest.mark.parametrize("how", [{}, {"micro_batch": 1}, {"micro_batch": 4}, {"gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"micro_batch": 1},
+        {"micro_batch": 4},
+        {"gradient_checkpointing": "block"},
+        {"gradient_checkpointing": "selective"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_counts_each_token_once_and_moves_biases_once(precision, how):
     inputs, targets = batch()
@@ -106,9 +116,9 @@ def test_loads_are_logged(settings, tmp_path):
 
 CASES = {
     "fp32": {"model.feed_forward": BIAS},
-    "bf16": {"model.feed_forward": SIGMOID, "train.precision": "bf16", "train.micro_batch": 3},
+    "bf16": {"model.feed_forward": SIGMOID, "train.precision": "bf16", "train.micro_batch": 2},
     "fp16": {"model.feed_forward": SIGMOID, "train.precision": "fp16"},
-    "computed again": {"model.feed_forward": SIGMOID, "train.gradient_checkpointing": True},
+    "computed again": {"model.feed_forward": SIGMOID, "train.gradient_checkpointing": "block"},
 }
 
 

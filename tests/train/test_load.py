@@ -1,7 +1,11 @@
 """Reading a trained model back."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import gptwright as gw
 from gptwright.nn.attention.softmax import Softmax
@@ -101,3 +105,49 @@ def test_resuming_from_saved_settings_honours_distrust(tmp_path, book):
     with pytest.raises(gw.ConfigError, match="would import code named by a saved folder"):
         train(None, tmp_path / "r", resume=True, trust_code=False)
     assert train(None, tmp_path / "r", resume=True).step == 12
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A run of one's own to change."""
+    shutil.copytree(run, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def test_the_best_checkpoint_can_be_asked_for(copied):
+    (copied / "checkpoints" / "best.json").write_text(json.dumps({"step": 8, "val_loss": 2.5}))
+    best, newest = gw.load(copied, best=True), gw.load(copied)
+    wanted = load_file(copied / "checkpoints" / "step-8" / "model.safetensors")
+    assert all(torch.equal(best.state_dict()[name], x) for name, x in wanted.items())
+    assert not torch.equal(best.lm_head.weight, newest.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (None, r"has no best checkpoint: best\.json is not there; evaluate on the way \(train\.eval_every\)"),
+        ("{}", r"best\.json is damaged and names no step; .* best=False"),
+        ('{"step": 5, "val_loss": 1.0}', r"names step 5 as its best, and .*checkpoints lacks it; "),
+    ],
+)
+def test_a_best_checkpoint_that_is_not_there(copied, written, words):
+    (copied / "checkpoints" / "best.json").unlink(missing_ok=True)
+    if written:
+        (copied / "checkpoints" / "best.json").write_text(written)
+    with pytest.raises(gw.CheckpointError, match=words) as error:
+        gw.load(copied, best=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_best_of_one_checkpoint_is_no_question(run):
+    with pytest.raises(gw.CheckpointError, match=r"step-12 is one checkpoint, and the best is one of a run"):
+        gw.load(run / "checkpoints" / "step-12", best=True)
+
+
+def test_averaged_weights_are_used_where_there_are_any(copied):
+    newest = copied / "checkpoints" / "step-12"
+    averaged = load_file(newest / "model.safetensors")["final_norm.weight"] * 2
+    save_file({"final_norm.weight": averaged}, newest / "average.safetensors")  # only what trains has an average
+    assert torch.equal(gw.load(copied).final_norm.weight, averaged)
+    assert torch.equal(gw.load(copied, averaged=False).final_norm.weight, averaged / 2)
+    assert torch.equal(gw.load(copied).lm_head.weight, gw.load(copied, averaged=False).lm_head.weight)

@@ -29,7 +29,7 @@ CASES = {
     "accumulated-bf16": {"train.tokens_per_step": 4 * 2 * 64, "train.micro_batch": 2, "train.precision": "bf16"},
     "frozen": {"train.freeze": ["token_embedding", "layers.[01]", "layers.3.attention"]},
     "frozen-bf16": {"train.freeze": ["*"], "train.unfreeze": ["feed_forward"], "train.precision": "bf16"},
-    "checkpointed": {"train.gradient_checkpointing": True},
+    "checkpointed": {"train.gradient_checkpointing": "block"},
     "hybrid": {"model.blocks": {"near": LOCAL, "far": {}}, "model.pattern": ["near", "near", "far"]},
     "moe": {"model.feed_forward": MOE["feed_forward"]},
     "post-untied-dropout": {"model.wiring": "post", "model.tie_embeddings": False, "model.dropout": 0.1},
@@ -101,7 +101,7 @@ def test_layers_that_do_not_run_count_as_if_they_had(changes, monkeypatch):
 def test_checkpointing_and_freezing_and_smaller_micro_batches_take_less():
     plain = training_memory(run({"train.tokens_per_step": 16 * 64}))
     small = training_memory(run({"train.tokens_per_step": 16 * 64, "train.micro_batch": 4}))
-    again = training_memory(run({"train.tokens_per_step": 16 * 64, "train.gradient_checkpointing": True}))
+    again = training_memory(run({"train.tokens_per_step": 16 * 64, "train.gradient_checkpointing": "block"}))
     frozen = training_memory(
         run({"train.tokens_per_step": 16 * 64, "train.freeze": ["layers.[0-4]", "lm_head", "position"]})
     )

@@ -47,7 +47,7 @@ def refused(kind: type[Exception], config, folder, **how) -> str:
 def test_other_settings_are_named(settings, run, changes, words):
     said = refused(gw.ConfigError, settings(changes), run, resume=True)
     assert all(word in said for word in words)
-    assert "resume with the settings that it began with, or start a new run with --run" in said
+    assert "resume with the settings that it began with, change them on purpose with --resume-with" in said
 
 
 def test_settings_that_touch_nothing_learnt_may_change(run):

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 
 from gptwright.errors import CheckpointError, GptwrightError
+from gptwright.train.report import lines as metrics_file
 from gptwright.train.report import loss_curve_text, write_report
 from gptwright.train.report.axis import Axis, nice_ticks, span
 from gptwright.train.report.chart import smooth, thin
+from gptwright.train.report.lines import read_lines
 from gptwright.train.report.read import read_run
 from gptwright.train.report.words import clock, compact, short
 
@@ -284,3 +288,100 @@ def test_the_terminal_picture_falls_and_keeps_its_size():
     assert loss_curve_text([], 60, 10) == ""
     assert loss_curve_text([{"step": 1, "loss": float("nan")}], 60, 10) == ""
     assert loss_curve_text([{"step": 5, "loss": 2.0}], 40, 6)
+
+
+HOLDER = (
+    "import fcntl, os, sys\nhandle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\nfcntl.flock(handle, fcntl.LOCK_EX)\n"
+)
+HOLDER += "print('held', flush=True)\nsys.stdin.read()\n"
+
+
+def test_the_page_of_a_run_that_goes_on_says_so_and_reads_itself_again(tmp_path):
+    folder = run_folder(tmp_path / "demo", lines(3))
+    (folder / "summary.json").unlink()
+    command = [sys.executable, "-c", HOLDER, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        page = write_report(folder).read_text("utf-8")
+        holder.kill()
+    assert "training now, step 30 of 50" in page
+    assert '<noscript><meta http-equiv="refresh" content="15"></noscript>' in page
+    assert '<body data-refresh="15">' in page
+    parsed(page)
+    page = write_report(folder).read_text("utf-8")
+    assert "interrupted at step 30 of 50" in page
+    assert "gptwright train --resume --run" in page
+    assert 'http-equiv="refresh"' not in page
+    assert "<body>" in page
+
+
+def test_every_figure_that_a_run_logs_gets_its_chart(tmp_path):
+    rows = lines(20)
+    for n, row in enumerate(rows):
+        if "loss" in row:
+            row |= {"epoch": n / 20, "memory_bytes": 3.5e9, "grad_noise_scale": 900.0 + n, "expert_load": 1.5}
+            row |= {"expert_load_mean": 1.2, "grad_norm/layers.<0>": 0.25, "grad_norm/lm_head": 0.5, "skipped_steps": 2}
+        else:
+            row |= {"val_loss/books": 1.5, "val_loss/<code>": 2.5}
+    page = write_report(run_folder(tmp_path / "demo", rows)).read_text("utf-8")
+    titles = re.findall(r"<h3>([^<]+) <span", page)
+    assert titles == [
+        "Loss", "Learning rate", "Gradient norm", "Tokens per second", "Gradient noise scale", "Expert load", "Memory",
+        "Skipped steps", "Gradient norm by part", "Validation loss by part",
+    ]  # fmt: skip
+    for legend in ("layers.&lt;0&gt;", "lm_head", "books", "&lt;code&gt;", "busiest layer", "mean of layers"):
+        assert f"</span>{legend}</li>" in page
+    assert " epochs</dd>" in page
+    assert "2 steps were skipped because the loss or the gradient was not finite" in page
+    points = json.loads(re.search(r'id="points">(.*?)</script>', page, re.DOTALL)[1])
+    assert set(points["train"]["memory_bytes"]) == {3.5}
+    assert points["val"]["val_loss/<code>"][0] == 2.5
+    parsed(page)
+
+
+def test_why_a_run_stopped_is_said(tmp_path):
+    folder = run_folder(tmp_path / "demo", lines(3))
+    summary = json.loads((folder / "summary.json").read_text()) | {"step": 30, "stopped_because": "val loss <rose>"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = write_report(folder).read_text("utf-8")
+    assert "stopped at step 30 of 50: val loss &lt;rose&gt;" in page
+
+
+def test_a_growing_file_is_read_from_where_it_had_grown_to(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = lines(10)
+    written = [json.dumps(row) + "\n" for row in rows]
+    for count in range(1, len(written)):
+        path.write_text("".join(written[:count]) + written[count][:9])  # the last line is being written
+        with path.open("a") as file:  # the same file: only appended to
+            file.write(written[count][9:])
+        part = read_lines(path)
+        whole = [row for row in rows[: count + 1] if "loss" in row]
+        assert part.train["step"].tolist() == [row["step"] for row in whole]
+    with path.open("a") as file:
+        file.write('{"step": 110, "loss": 9.0, "new": 1.0}\n{"step": 120, "lo')
+    found = read_lines(path)
+    assert (found.train["new"][-1], found.torn) == (1.0, 1)
+    assert np.isnan(found.train["new"][:-1]).all()
+    with path.open("a") as file:
+        file.write('ss": 8.0}\n{"step": 50, "loss": 0.5}\n')  # a step that was logged before: the later line counts
+    found = read_lines(path)
+    assert (found.torn, found.train["loss"][found.train["step"] == 50].tolist()) == (0, [0.5])
+    assert found.train["step"].tolist() == [*range(10, 130, 10)]
+    path.write_text("".join(written[:2]))  # written anew, shorter
+    assert read_lines(path).train["step"].tolist() == [10, 20]
+    path.write_text("".join(written[2:6]))  # written anew, longer
+    assert read_lines(path).train["step"].tolist()[0] == 30
+
+
+def test_only_what_is_new_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n')
+    read_lines(path)
+    seen = []
+    parse = metrics_file.parse_lines
+    monkeypatch.setattr(metrics_file, "parse_lines", lambda text: seen.append(text) or parse(text))
+    with path.open("a") as file:
+        file.write('{"step": 2, "loss": 1.0}\n')
+    assert read_lines(path).train["loss"].tolist() == [2.0, 1.0]
+    assert seen == ['{"step": 2, "loss": 1.0}\n']

@@ -22,7 +22,15 @@ from gptwright import __version__
 from gptwright.data.place import cache_folder
 from gptwright.ops.precision import choose, device_name, probe
 
-EXTRAS = {"datasets": "data", "pyarrow": "data", "tensorboard": "track", "transformers": "bench"}
+EXTRAS = {
+    "datasets": "data",
+    "pyarrow": "data",
+    "tensorboard": "track",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "peft": "finetune",
+    "transformers": "finetune",
+}
 """Optional packages, and the extra that brings each."""
 
 _COMPILERS = ("g++", "gcc", "clang++", "clang", "cl")

@@ -28,9 +28,12 @@ VERBS = {
     "data": "Prepare text for training.",
     "config": "Show, check and compare settings.",
     "report": "Write the report of a run as one HTML file.",
+    "runs": "List all runs as a table.",
+    "plot": "Draw several runs into one chart.",
+    "find-lr": "Try out learning rates, and suggest one.",
     "doctor": "Say what this machine can do, and what gptwright makes of it.",
 }
-"""Each verb with its help; its module is `gptwright.cli.<verb>`, which holds `command`."""
+"""Each verb with its help; its module is `gptwright.cli.<verb>`, with `_` for `-`, which holds `command`."""
 
 INTERRUPTED = 130
 # typer has carried its own copy of click since 0.25; its public errors lead to the base of either
@@ -68,7 +71,7 @@ class LazyGroup(TyperGroup):
 
 def verb(name: str) -> Any:
     """Import a verb: a function with typer's annotations, or a `typer.Typer` of several."""
-    found = import_module(f"gptwright.cli.{name}").command
+    found = import_module(f"gptwright.cli.{name.replace('-', '_')}").command
     if isinstance(found, typer.Typer):
         command = typer.main.get_group(found)
     else:

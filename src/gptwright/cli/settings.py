@@ -12,16 +12,24 @@ if TYPE_CHECKING:
 
 
 def resolve(
-    config: str | Path | None, overrides: Sequence[str] | Mapping[str, Any] = (), trust_code: bool = True
+    config: str | Path | None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    trust_code: bool = True,
+    *,
+    trust_saved: bool = False,
+    own: Path | None = None,
 ) -> "Resolved[RunConfig]":
     """Read the settings of a run from a file or preset and `key=value` arguments; notes go to stderr.
 
+    See `gptwright.train.settings.read_settings` for the rest.
+
     Raises:
         ConfigError: a file cannot be read, or settings are wrong.
+        CheckpointError: there is no sound checkpoint where `init_from` says.
     """
     from gptwright.train.settings import read_settings
 
-    resolved = read_settings(config, overrides, trust_code=trust_code)
+    resolved = read_settings(config, overrides, trust_code=trust_code, trust_saved=trust_saved, own=own)
     for note in resolved.notes:
         print(f"note: {note}", file=sys.stderr)  # noqa: T201 - stdout is for the result alone
     return resolved

@@ -30,6 +30,14 @@ def command(
         Path | None, typer.Option("--run", metavar="DIR", help="The run folder. Default: runs/<name of CONFIG>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
+    resume_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resume-with",
+            metavar="KEY=VALUE",
+            help="Go on with a setting changed on purpose that --resume would refuse; may be given several times.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     trust_code: TrustOption = False,
@@ -38,15 +46,26 @@ def command(
 
     Settings follow as KEY=VALUE: gptwright train my.yaml train.steps=500 model.norm=rms_norm
     """
-    settings, folder = _what_to_train(config, list(overrides or ()), run, resume, trust_code)
-    finish(run_training(settings, folder, resume=resume, quiet=quiet), settings, as_json=as_json, quiet=quiet)
+    on_purpose = list(resume_with or ())
+    resume = resume or bool(on_purpose)
+    settings, folder = _what_to_train(config, [*(overrides or ()), *on_purpose], run, resume, trust_code)
+    result = run_training(settings, folder, resume=resume, resume_with=on_purpose, quiet=quiet)
+    finish(result, settings, as_json=as_json, quiet=quiet)
 
 
-def run_training(settings: "RunConfig", folder: Path, *, resume: bool = False, quiet: bool = False) -> "TrainResult":
+def run_training(
+    settings: "RunConfig",
+    folder: Path,
+    *,
+    resume: bool = False,
+    resume_with: Sequence[str] = (),
+    quiet: bool = False,
+) -> "TrainResult":
     """Train in ``folder``; progress goes to stderr."""
     from gptwright.train.loop import train
 
-    return train(settings, run=folder, resume=resume, progress=False if quiet else None)
+    progress = False if quiet else None
+    return train(settings, run=folder, resume=resume, resume_with=resume_with, progress=progress)
 
 
 def finish(result: "TrainResult", settings: "RunConfig", *, as_json: bool, quiet: bool) -> None:
@@ -91,7 +110,9 @@ def _what_to_train(
         elif "=" in config and not Path(config).exists():
             overrides, config = [config, *overrides], None
     if config is not None:
-        return resolve(config, overrides).config, run or default_folder(config)
+        folder = run or default_folder(config)
+        own = RunFolder(folder).config_file if resume else None
+        return resolve(config, overrides, trust_saved=trust_code, own=own).config, folder
     if not resume:
         raise GptwrightError(
             "no settings were given; name a YAML file or a preset (gptwright train CONFIG), or continue a run "

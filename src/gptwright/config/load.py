@@ -6,7 +6,7 @@ and leaves a note about it.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,21 +43,22 @@ def load(
     *,
     search: Sequence[Path] = (),
     trust_code: bool = True,
+    below: Callable[[Mapping[str, Any]], Sequence[Node]] | None = None,
 ) -> Resolved[T]:
     """Read the settings of a YAML file with everything it extends, then ``overrides``, as a ``root``.
 
     ``path`` is a file, or the bare name of one (without `.yaml`) in the ``search`` folders; None reads only
     the overrides. ``overrides`` are `model.d_model=384` strings whose values are YAML, or a mapping from
-    dotted paths to values.
+    dotted paths to values. ``below`` is given all that they say, merged, and returns layers that lie below it.
 
     Raises:
         ConfigError: a file cannot be read, or settings are wrong; with every problem and its place.
     """
     files = _Files(search)
     layers = [] if path is None else list(files.layers(files.find(str(path))))
-    merge = _Merge(root)
-    for layer in [*layers, command_line(overrides)]:
-        merge.add(layer)
+    merge = _merged(root, [*layers, command_line(overrides)])
+    if below is not None:
+        merge = _merged(root, [*below(merge.tree.plain()), *layers, command_line(overrides)])
     data = merge.tree.plain()
     sources = {dotted(place): node.source for place, node in merge.tree.walk() if place}
     context = {"trust_code": trust_code, "folder": files.folders or None}
@@ -210,6 +211,13 @@ def _node(value: Any, source: Source) -> Node:
     if isinstance(value, list | tuple):
         return Node([_node(child, source) for child in value], source)
     return Node(value, source)
+
+
+def _merged(root: type[Config], layers: Sequence[Node]) -> "_Merge":
+    merge = _Merge(root)
+    for layer in layers:
+        merge.add(layer)
+    return merge
 
 
 class _Merge:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gptwright.errors import GptwrightError
 from gptwright.model.block import WIRINGS
 from gptwright.model.config import ModelConfig
 from gptwright.model.decode import generate_ids
 from gptwright.model.init import initialise
+from gptwright.model.recompute import Recompute, run_layer
 from gptwright.model.states import ModelStates
 from gptwright.nn.state.base import State
 from gptwright.ops.loss import chunked_loss, softcapped
@@ -35,8 +35,8 @@ class GPT(nn.Module):
         """The settings of the run that the model was loaded from, with its data."""
         self.precision: Precision | None = None
         """The precision that the run computed in."""
-        self.gradient_checkpointing = False
-        """Whether training keeps only each layer's input and computes the rest again in the backward pass."""
+        self.gradient_checkpointing: Recompute | bool = "none"
+        """What training computes again in the backward pass instead of keeping it; True means `block`."""
         self.token_embedding = nn.Embedding(config.require_vocab_size(), config.embedding_width)
         if config.embedding_width != config.d_model:
             self.embedding_proj = nn.Linear(config.embedding_width, config.d_model, bias=False)
@@ -77,13 +77,19 @@ class GPT(nn.Module):
         """Return the logits (..., V) of vectors (..., D) that `hidden` returned."""
         return softcapped(self.lm_head(hidden), self.config.logit_softcap)
 
-    def summed_loss(self, hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Return the summed cross-entropy of ``targets`` (B, T), without holding all logits of ``hidden`` (B, T, D)."""
+    def summed_loss(
+        self, hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> Tensor:
+        """Return the summed cross-entropy of ``targets`` (B, T), without holding all logits of ``hidden`` (B, T, D).
+
+        ``label_smoothing`` and ``z_loss`` are those of `gptwright.loss`, for training; validation uses neither.
+        """
         return chunked_loss(
             hidden.flatten(0, 1),
             self.lm_head.weight,
             targets.flatten(),
             label_smoothing=label_smoothing,
+            z_loss=z_loss,
             softcap=self.config.logit_softcap,
         )
 
@@ -108,12 +114,11 @@ class GPT(nn.Module):
         """Return the vectors (B, T, D) that the head reads, for ``ids`` described by ``seq``."""
         self._check_positions(seq)
         x = self.dropout(self.position(self._enter(ids), seq))
-        again = self.gradient_checkpointing and states is None and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            if again:
-                x = checkpoint(layer, x, seq, use_reentrant=False)
+            if states is None:
+                x = run_layer(layer, self.gradient_checkpointing, x, seq)
             else:
-                x = layer(x, seq, None if states is None else states[index])
+                x = layer(x, seq, states[index])
         if states is not None:
             states.advance(seq)
         return self.final_norm(x)

@@ -1,8 +1,9 @@
 """Checkpoints: complete or absent, hashed, and never unpickled.
 
 A checkpoint is a folder ``step-N`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``,
-``config.yaml``, ``tokenizer/`` and ``manifest.json``, which carries the size and sha256 of every other
-file. It is written beside, synced to disk and renamed, so a reader sees all of it or nothing.
+``config.yaml``, ``tokenizer/``, ``average.safetensors`` where weights are averaged, and ``manifest.json``,
+which carries the size and sha256 of every other file. It is written beside, synced to disk and renamed, so a
+reader sees all of it or nothing.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,11 @@ class Checkpoint:
                 )
         model.load_state_dict(weights, strict=False)  # a tied head comes with the embedding
 
-    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the saved optimizer state into ``optimizer``, which was built from the same settings."""
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer, *, settings_win: bool = False) -> None:
+        """Put the saved optimizer state into ``optimizer``, which was built from the same settings.
+
+        ``settings_win``: from others on purpose, which go before the saved ones.
+        """
         tensors = load_file(self.folder / "optimizer.safetensors")
         saved = json.loads((self.folder / "optimizer.json").read_text("utf-8"))
         state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in saved["state"].items()}
@@ -72,8 +76,14 @@ class Checkpoint:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = tensor
         fresh = optimizer.state_dict()["param_groups"]
-        groups = [{**old, **new} for old, new in zip(fresh, saved["param_groups"], strict=True)]
+        pairs = zip(fresh, saved["param_groups"], strict=True)
+        groups = [{**old, **new, **(old if settings_win else {})} for old, new in pairs]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def average(self) -> dict[str, Tensor]:
+        """Return the averaged weights by name, empty where the run has none."""
+        path = self.folder / "average.safetensors"
+        return load_file(path) if path.exists() else {}
 
     def restore_random_state(self) -> None:
         """Set torch's generators to where they stood."""
@@ -83,16 +93,56 @@ class Checkpoint:
             torch.cuda.set_rng_state(states["cuda"])
 
 
-def save(
-    parent: Path,
-    step: int,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    extra: Iterable[Path] = (),
-) -> Path:
-    """Write checkpoint ``parent/step-N`` and return it; ``extra`` files and folders are copied in.
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint is written from."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors by the name of the file and their own."""
+    texts: dict[str, str]
+    """Texts by the name of the file."""
+    folders: tuple[Path, ...] = ()
+    """Folders that are copied in; they must not change."""
+
+    def snapshot(self) -> "Contents":
+        """Return the same with tensors of its own, so that training may go on while they are written."""
+        copied = {file: {name: t.clone() for name, t in named.items()} for file, named in self.tensors.items()}
+        return replace(self, tensors=copied)
+
+
+def contents_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], state: dict[str, Any]
+) -> Contents:
+    """Return what a checkpoint of a run holds, torch's random state now included; tensors are the run's own."""
+    whole = optimizer.state_dict()
+    moving: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in whole["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                moving[f"{index}.{key}"] = value.contiguous()
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
+    tensors = {
+        "model.safetensors": {name: t.detach().contiguous() for name, t in _unshared(model)},
+        "optimizer.safetensors": moving,
+        "random.safetensors": _random_state(),
+    }
+    texts = {
+        "state.json": json.dumps(state, indent=2),
+        "optimizer.json": json.dumps({"state": plain, "param_groups": groups}),
+    }
+    return Contents(tensors | ({"average.safetensors": average} if average else {}), texts)
+
+
+def _random_state() -> dict[str, Tensor]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def save(parent: Path, step: int, contents: Contents) -> Path:
+    """Write checkpoint ``parent/step-N`` and return it.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; nothing half-written remains.
@@ -102,16 +152,12 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_tensors(partial, model, optimizer)
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), "utf-8")
-        for path in extra:
-            copy = shutil.copytree if path.is_dir() else shutil.copy2
-            copy(path, partial / path.name)
+        _write(partial, contents)
         _write_manifest(partial, step)
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
-        _sync(parent)
+        sync(parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -121,13 +167,23 @@ def save(
     return final
 
 
-def prune(parent: Path, keep: int, newest: int) -> None:
-    """Remove all but the ``keep`` latest checkpoints up to step ``newest``, and what killed runs left half-written.
+def _write(folder: Path, contents: Contents) -> None:
+    for name, tensors in contents.tensors.items():
+        _save_tensors(tensors, folder / name)
+    for name, text in contents.texts.items():
+        (folder / name).write_text(text, "utf-8")
+    for path in contents.folders:
+        shutil.copytree(path, folder / path.name)
+
+
+def prune(parent: Path, keep: int, newest: int, best: int | None = None) -> None:
+    """Remove all but step ``best`` and the ``keep`` latest checkpoints up to ``newest``, and what killed runs left.
 
     Later ones are those that were passed over as damaged when the run was resumed; they go too.
     """
     earlier = [folder for folder in by_step(parent) if step_of(folder) <= newest]
-    for folder in {*by_step(parent)} - {*earlier[-keep:]}:
+    kept = {*earlier[-keep:], parent / f"step-{best}"}
+    for folder in {*by_step(parent)} - kept:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in parent.glob(".step-*.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -181,27 +237,6 @@ def step_of(folder: Path) -> int:
     return int(folder.name[5:])
 
 
-def _write_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors = {name: t.detach().contiguous() for name, t in _unshared(model)}
-    _save_tensors(tensors, folder / "model.safetensors")
-    whole = optimizer.state_dict()
-    moving: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, values in whole["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                moving[f"{index}.{key}"] = value.contiguous()
-            else:
-                plain.setdefault(str(index), {})[key] = value
-    _save_tensors(moving, folder / "optimizer.safetensors")
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
-    (folder / "optimizer.json").write_text(json.dumps({"state": plain, "param_groups": groups}), "utf-8")
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    _save_tensors(random, folder / "random.safetensors")
-
-
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a file, and let a disk that is full or gone be the same OSError that Python's own writing raises."""
     try:
@@ -223,11 +258,11 @@ def _unshared(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 def _write_manifest(folder: Path, step: int) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     (folder / MANIFEST).write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=2), "utf-8")
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    sync(folder / MANIFEST)
+    sync(folder)
 
 
 def _verify_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
@@ -252,7 +287,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let a file, or the names in a folder, outlast a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

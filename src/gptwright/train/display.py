@@ -7,8 +7,6 @@ import itertools
 import math
 import re
 import sys
-import time
-from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gptwright.train.pace import Pace, Workload
 from gptwright.train.report.words import clock, compact, short
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -29,18 +28,22 @@ class Display:
     """Shows the progress of a run of ``total_steps``; used with ``with``, by one process of the run.
 
     ``enabled``: None is a live bar where stderr is a terminal and plain lines elsewhere; True is a live bar
-    anyway; False is quiet: only `warning` is shown. A display never ends a run: where stderr
-    cannot be written to, it falls silent.
+    anyway; False is quiet: only `warning` is shown. ``work`` says what the run has to do, for the time that is
+    left; without it, steps count alike. A display never ends a run: where stderr cannot be written to, it falls
+    silent.
     """
 
-    def __init__(self, total_steps: int, *, start_step: int = 0, enabled: bool | None = None) -> None:
+    def __init__(
+        self, total_steps: int, *, start_step: int = 0, enabled: bool | None = None, work: Workload | None = None
+    ) -> None:
         self.total_steps = total_steps
+        self.work = work or Workload(total_steps)
         self._step = start_step
         self._quiet = enabled is False
         self._forced = enabled is True
         self._live: Live | None = None
         self._phase = ""
-        self._pace = Pace(start_step)
+        self._pace = Pace(self.work, start_step)
         self._latest: dict[str, float] = {}
         self._losses: list[float] = []
 
@@ -74,7 +77,7 @@ class Display:
     @step.setter
     def step(self, step: int) -> None:
         self._step = step
-        self._pace = Pace(step)
+        self._pace = Pace(self.work, step)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Show one training line: `step`, `loss`, `lr`, `tokens_per_second`, `peak_fraction` if given."""
@@ -87,7 +90,7 @@ class Display:
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Show one evaluation: `step`, `val_loss`, `val_bits_per_byte`; it stays above a live bar."""
-        self._move(metrics)
+        self._move(metrics, "evaluation")
         words = [f"val loss {_number(metrics.get('val_loss')):.4f}"]
         bits = _number(metrics.get("val_bits_per_byte"))
         words += [f"{bits:.4f} bits/byte"] if math.isfinite(bits) else []
@@ -96,9 +99,14 @@ class Display:
 
     def sample(self, step: int, text: str) -> None:
         """Show what the model wrote at ``step``; control characters are made visible, not obeyed."""
+        self._pace.note(step, event="sample")
         self._line(f"sample at step {step:,}", style="cyan")
         for line in visible(text).splitlines():
             self._line(f"  │ {line}", style="dim")
+
+    def saved(self, step: int) -> None:
+        """Take note that a checkpoint has cost what time it costs; nothing is shown."""
+        self._pace.note(step, event="save")
 
     def message(self, text: str) -> None:
         """Show one line of news, for example that a checkpoint was saved."""
@@ -112,12 +120,12 @@ class Display:
         """Say on the live bar what goes on until the next line: `compiling`, `evaluating`, `saving`."""
         self._phase = visible(name)
 
-    def _move(self, metrics: Mapping[str, Any]) -> None:
+    def _move(self, metrics: Mapping[str, Any], event: str = "") -> None:
         self._latest.update({name: _number(value) for name, value in metrics.items()})
         self._phase = ""
         if "step" in metrics:
             self._step = int(metrics["step"])
-            self._pace.note(self.step)
+            self._pace.note(self.step, _number(metrics.get("train_seconds")), event)
 
     def _picture(self) -> RenderableType:
         """Return the two lines at the bottom of a terminal; rich asks for them four times a second."""
@@ -157,7 +165,7 @@ class Display:
         return f"{clock(self._pace.elapsed())}  {self._left_words()}".rstrip()
 
     def _left_words(self) -> str:
-        left = self._pace.left(self.total_steps)
+        left = self._pace.left()
         return f"{clock(left)} left" if math.isfinite(left) and self.step < self.total_steps else ""
 
     def _line(self, text: str, *, style: str = "", always: bool = False) -> None:
@@ -171,33 +179,6 @@ class Display:
                 sys.stderr.flush()
         except (OSError, ValueError):  # the reader of a pipe has gone, or stderr is closed: the run goes on
             self._quiet = True
-
-
-class Pace:
-    """How fast steps go by, over the last lines only: evaluation counts, early compilation does not."""
-
-    def __init__(self, start_step: int) -> None:
-        self._start = time.monotonic()
-        self._marks: deque[tuple[float, int]] = deque([(self._start, start_step)], maxlen=40)
-
-    def note(self, step: int) -> None:
-        """Remember that ``step`` is reached now."""
-        if step <= self._marks[-1][1]:
-            return
-        self._marks.append((time.monotonic(), step))
-        if self._marks[0][0] == self._start and len(self._marks) > 3:
-            self._marks.popleft()  # the first stretch holds compiling and warming up
-
-    def elapsed(self) -> float:
-        """Return seconds since the display was opened."""
-        return time.monotonic() - self._start
-
-    def left(self, total_steps: int) -> float:
-        """Return the seconds still to go; NaN while nothing is known."""
-        (first, low), (last, high) = self._marks[0], self._marks[-1]
-        if high <= low:
-            return math.nan
-        return max(0.0, (last - first) / (high - low) * (total_steps - high) - (time.monotonic() - last))
 
 
 def sparkline(values: list[float], width: int) -> str:

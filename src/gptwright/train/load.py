@@ -9,17 +9,21 @@ import torch
 from gptwright.errors import CheckpointError
 from gptwright.model.gpt import GPT
 from gptwright.tokenizer.load import load as load_tokenizer
-from gptwright.train.checkpoint import MANIFEST, Checkpoint, latest, verify
+from gptwright.train.lora import write_adapters
 from gptwright.train.run import CONFIG
+from gptwright.train.saved import find_checkpoint
 from gptwright.train.settings import read_settings
 
 
-def load(path: str | Path, *, trust_code: bool = False, device: Any = None) -> GPT:
+def load(
+    path: str | Path, *, trust_code: bool = False, device: Any = None, best: bool = False, averaged: bool = True
+) -> GPT:
     """Return the model of a run folder (its newest sound checkpoint) or of a ``step-N`` folder, in eval mode.
 
     ``model.tokenizer`` is the run's tokenizer and ``model.settings`` its `RunConfig`. ``trust_code`` says
     whether ``type: pkg.module:Class`` in the saved settings may import code. ``device`` is by default a
-    CUDA device where there is one.
+    CUDA device where there is one. ``best`` takes the run's checkpoint of the lowest validation loss instead of the
+    newest. ``averaged`` takes averaged weights where the run kept them. Adapters are merged: the model is a plain one.
 
     A damaged newest checkpoint is passed over with a Python warning that names it.
 
@@ -27,10 +31,11 @@ def load(path: str | Path, *, trust_code: bool = False, device: Any = None) -> G
         CheckpointError: there is nothing to load, or every checkpoint is damaged.
         ConfigError: the saved settings cannot be used, or name code that is not trusted.
     """
-    found, damaged = find_checkpoint(path)
+    found, damaged = find_checkpoint(path, best=best, averaged=averaged)
     for sentence in damaged:
         warnings.warn(f"{sentence}; using step {found.step} instead", stacklevel=2)
-    config = read_settings(found.folder / CONFIG, trust_code=trust_code).config
+    file = found.folder / CONFIG
+    config = read_settings(file, trust_code=trust_code, own=file).config
     with torch.random.fork_rng():  # the weights drawn here are replaced at once
         model = GPT(config.model)
     found.restore_weights(model)
@@ -41,15 +46,20 @@ def load(path: str | Path, *, trust_code: bool = False, device: Any = None) -> G
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def find_checkpoint(path: str | Path) -> tuple[Checkpoint, list[str]]:
-    """Return the checkpoint that ``path``, a run or ``step-N`` folder, stands for, and what damaged ones it passed."""
-    folder = Path(path)
-    if not folder.is_dir():
+def save_adapters(path: str | Path, folder: str | Path, *, best: bool = False, averaged: bool = True) -> None:
+    """Write the adapters of a run trained with `lora:` to ``folder``, alone and as PEFT keeps them.
+
+    `peft.PeftModel.from_pretrained(gw.load(base), folder)` then is the model again. See `load` for the rest.
+
+    Raises:
+        CheckpointError: there is nothing to load, or the run was trained without adapters.
+        GptwrightError: it trained other parameters too, which adapters alone would lose.
+    """
+    found, _ = find_checkpoint(path, best=best, averaged=averaged)
+    config = found.lora()
+    if config is None:
         raise CheckpointError(
-            f"there is no folder {folder}; give a run folder such as runs/demo, or one of its checkpoints"
+            f"{path} was trained without adapters, so there are none to save; train with lora: {{rank: 8}}"
         )
-    if (folder / MANIFEST).exists():
-        return verify(folder), []
-    if not (folder / CONFIG).exists():
-        raise CheckpointError(f"{folder} is not a run: it has no {CONFIG}; give the folder that train wrote")
-    return latest(folder / "checkpoints")
+    base = read_settings(found.folder / CONFIG, trust_code=False, own=found.folder / CONFIG).config.init_from
+    write_adapters(found.weights_as_trained(), config, Path(folder), base)

@@ -76,6 +76,7 @@ def training_memory(
     total = max(rows, config.train.tokens_per_step // context)
     master = meta_model(config.model)
     choose_trained(master, config.train.freeze, config.train.unfreeze)
+    config.optimizer_maker.freeze(master)
     dtype = DTYPES[precision]
     twin = None if dtype == torch.float32 else master.twin(dtype)
     with fake_tensors() as mode:

@@ -3,31 +3,17 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gptwright.config.yaml import Source, dump, parse
 from gptwright.errors import CheckpointError, ConfigError, GptwrightError
-from gptwright.train.checkpoint import Checkpoint, by_step, latest
+from gptwright.train.checkpoint import Checkpoint, by_step, latest, step_of, sync, verify
 from gptwright.train.config import RunConfig
-
-FREE_TO_CHANGE = (
-    "train.steps",
-    "train.micro_batch",
-    "train.compile",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.sample_every",
-    "train.sample_tokens",
-    "train.sample_prompt",
-    "train.trackers",
-)
-"""Settings that may differ when a run is resumed: they do not touch what was learnt so far."""
-
+from gptwright.train.lock import LOCK, locked
+from gptwright.train.resume import refuse_other_settings
 
 CONFIG = "config.yaml"
 _HEADING = re.compile(r"^=== step (\d+) \| \d+ tokens ===$", re.MULTILINE)
@@ -49,11 +35,35 @@ class RunFolder:
         Raises:
             GptwrightError: the folder exists and is not empty.
         """
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and (not self.folder.is_dir() or {p.name for p in self.folder.iterdir()} - {LOCK}):
             raise GptwrightError(
                 f"run folder {self.folder} exists already; continue it with --resume, name another with --run, "
                 "or delete it"
             )
+
+    @contextmanager
+    def claimed(self, *, new: bool) -> Iterator[None]:
+        """Be the only one who trains here inside the block; the folder is made if need be, and goes if left empty.
+
+        Raises:
+            GptwrightError: another process trains here, the folder cannot be written, or (``new``) is in use.
+        """
+        made = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        with ExitStack() as held:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.folder))
+            except OSError as error:
+                raise self._unwritable(error) if new else _full(self.folder, error) from None
+            if new:
+                self.refuse_existing()  # another run may have come and gone while this one got ready
+            try:
+                yield
+            finally:
+                held.close()
+                with suppress(OSError):  # in use by now, as it should be
+                    for place in made:
+                        place.rmdir()
 
     def require_config(self) -> Path:
         """Return the file of resolved settings, which must exist."""
@@ -70,20 +80,25 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             _replace(self.config_file, dump(config.to_dict()))
         except OSError as error:
-            raise GptwrightError(
-                f"run folder {self.folder} cannot be written: {error.strerror or error}; name another with --run"
-            ) from None
+            raise self._unwritable(error) from None
 
-    def checkpoint_for(self, config: RunConfig, warn: Callable[[str], None]) -> Checkpoint | None:
+    def _unwritable(self, error: OSError) -> GptwrightError:
+        return GptwrightError(
+            f"run folder {self.folder} cannot be written: {error.strerror or error}; name another with --run"
+        )
+
+    def checkpoint_for(
+        self, config: RunConfig, warn: Callable[[str], None], on_purpose: Collection[str] = ()
+    ) -> Checkpoint | None:
         """Return the newest sound checkpoint to continue with ``config``, or None where none was saved yet.
 
-        ``warn`` hears of that, and of damaged ones.
+        ``warn`` hears of that, and of damaged ones; settings ``on_purpose`` may differ from the run's.
 
         Raises:
             ConfigError: settings differ that may not.
             CheckpointError: all checkpoints are damaged.
         """
-        _refuse_other_settings(self.folder, config, read_data(self.require_config()))
+        refuse_other_settings(self.folder, config, read_data(self.require_config()), on_purpose)
         if not by_step(self.checkpoints):
             warn(f"run {self.folder} holds no checkpoint yet; it begins again at step 0")
             self.rewind(0)
@@ -92,6 +107,14 @@ class RunFolder:
         for sentence in damaged:
             warn(f"{sentence}; going back to step {found.step}")
         return found
+
+    def checkpoint_before(self, step: int) -> Checkpoint | None:
+        """Return the newest sound checkpoint of at most ``step`` steps, or None."""
+        for folder in reversed(by_step(self.checkpoints)):
+            if step_of(folder) <= step:
+                with suppress(CheckpointError):
+                    return verify(folder)
+        return None
 
     def rewind(self, step: int) -> None:
         """Drop metrics and samples after ``step``: they will come again."""
@@ -117,6 +140,15 @@ class RunFolder:
             if isinstance(row, dict):
                 yield row
 
+    def has_score(self, step: int) -> bool:
+        """Say whether the metrics have a validation score of ``step``; resuming a finished run adds no second."""
+        return any(row.get("step") == step and "val_loss" in row for row in self.metrics())
+
+    def has_sample(self, step: int) -> bool:
+        """Say whether there is a sample of ``step``."""
+        text = self._samples.read_text("utf-8", errors="replace") if self._samples.exists() else ""
+        return any(int(found[1]) == step for found in _HEADING.finditer(text))
+
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line of metrics."""
         _append(self._metrics, json.dumps(row) + "\n")
@@ -125,27 +157,17 @@ class RunFolder:
         """Append one sample of text."""
         _append(self._samples, f"=== step {step} | {tokens} tokens ===\n{text}\n\n")
 
+    def sync(self) -> None:
+        """Let what was logged so far outlast a power cut."""
+        for path in (self._metrics, self._samples):
+            if path.exists():
+                sync(path)
+
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write what the run came to."""
         path = self.folder / "summary.json"
         with _writing(path):
             _replace(path, json.dumps(summary, indent=2) + "\n")
-
-
-def _refuse_other_settings(folder: Path, config: RunConfig, saved: Mapping[str, Any]) -> None:
-    old, new = dict(_flat(saved)), dict(_flat(config.to_dict()))
-    if config.model.vocab_size is None:  # taken from the data, which are compared by themselves
-        new["model.vocab_size"] = old.get("model.vocab_size")
-    differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    swapped = tuple(key.removesuffix("type") for key in differ if key.endswith(".type"))
-    differ = [key for key in differ if key.endswith(".type") or not key.startswith(swapped)]  # the part says it all
-    differ = [key for key in differ if not any(key == free or key.startswith(free + ".") for free in FREE_TO_CHANGE)]
-    if differ:
-        changes = "; ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in differ[:6])
-        raise ConfigError(
-            f"run {folder} cannot be resumed with other settings: {changes}; resume with the settings that it "
-            "began with, or start a new run with --run"
-        )
 
 
 def read_data(path: Path) -> dict[str, Any]:
@@ -161,22 +183,16 @@ def read_data(path: Path) -> dict[str, Any]:
     return data
 
 
-def _flat(data: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(data, Mapping) and data:
-        for key, value in data.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, data
-
-
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror or error}; free some space, then --resume"
-        ) from error
+        raise _full(path, error) from error
+
+
+def _full(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be written: {error.strerror or error}; free some space, then --resume")
 
 
 def _append(path: Path, text: str) -> None:

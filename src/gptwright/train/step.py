@@ -16,6 +16,7 @@ from gptwright.nn.base import Module
 from gptwright.ops.precision import Precision
 from gptwright.optim.base import Schedule
 from gptwright.train.config import TrainConfig
+from gptwright.train.stats import GradientStats
 from gptwright.train.working import WorkingCopy
 
 MICRO_BATCH_TOKENS = 16384
@@ -39,9 +40,14 @@ class StepResult:
     lr: float
     """Learning rate of the first parameter group."""
     skipped: bool
-    """True when the gradient was not finite and nothing was moved."""
+    """True when the loss or the gradient was not finite and nothing was moved."""
+    tokens: int
+    """Tokens that were predicted."""
+    scale: float = 1.0
+    """What the loss was multiplied by, so that fp16 gradients do not vanish."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What components measured, such as `expert_load`: the largest of all layers, and as `..._mean` their mean."""
+    """What components measured, such as `expert_load`: the largest of all layers, and as `..._mean` their mean; with
+    `train.gradient_stats` also `grad_norm/<part>` and `grad_noise_scale`."""
 
 
 class Stepper:
@@ -58,24 +64,37 @@ class Stepper:
         self.model, self.optimizer, self.schedule, self.train = model, optimizer, schedule, train
         self.working = WorkingCopy(model, precision.compute_dtype)
         self.working.model.gradient_checkpointing = train.gradient_checkpointing
+        self.stats = GradientStats(model) if train.gradient_stats else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision.compute_dtype == torch.float16)  # pyright: ignore[reportPrivateImportUsage]
         self._loss: Any = torch.compile(self._summed_loss) if train.compile else self._summed_loss
+        self.cut = 1
+        """Rows that each sequence has been cut into: `train.micro_batch` counts whole sequences."""
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step(self, step: int, inputs: Tensor, targets: Tensor, segments: Tensor | None = None) -> StepResult:
         """Train on a batch, the fields of a `Batch` (R, T), as step number ``step``, counted from 0."""
         lr = self._set_lr(step)
+        batch = Batch(inputs, targets, segments)
         self.working.refresh()
         self.working.model.train()
-        loss = self._accumulate(Batch(inputs, targets, segments))
+        tokens, scale = int(batch.wanted()), self.scaler.get_scale()
+        loss = self._accumulate(batch, tokens)
         self.scaler.unscale_(self.optimizer)
+        figures = self.stats.figures(scale) if self.stats else {}
         norm = self._clip()
-        skipped = not bool(torch.isfinite(norm))
+        skipped = not bool(torch.isfinite(norm) & torch.isfinite(loss))
         if not skipped:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(float(loss), float(norm), lr, skipped, self._after_step(skipped=skipped))
+        figures = {**self._after_step(skipped=skipped), **figures}
+        return StepResult(float(loss), float(norm), lr, skipped, tokens, scale, figures)
+
+    def objective(self, batch: Batch) -> Tensor:
+        """Return what a step makes smaller, of the first micro-batch of ``batch``: to be looked at."""
+        part = next(self._parts(batch))
+        summed, aux = self._summed_loss(*part)
+        return summed / part.wanted().clamp(min=1) + aux
 
     @torch.no_grad()
     def _after_step(self, *, skipped: bool) -> dict[str, float]:
@@ -98,24 +117,34 @@ class Stepper:
         self.schedule.apply(self.optimizer, step)
         return self.optimizer.param_groups[0]["lr"]
 
-    def _accumulate(self, batch: Batch) -> Tensor:
+    def _accumulate(self, batch: Batch, tokens: int) -> Tensor:
         """Leave the gradient of the batch's mean loss in the masters, and return that loss."""
-        count = batch.wanted().clamp(min=1)
         total = torch.zeros((), device=batch.inputs.device)
-        for part in batch.split(micro_batch_rows(self.train, batch.inputs.shape[1], batch.rows)):
+        if self.stats:
+            self.stats.begin()
+        for part in self._parts(batch):
             summed, aux = self._loss(*part)
-            objective = summed / count + aux * (part.rows / batch.rows)
+            objective = summed / max(1, tokens) + aux * (part.rows / batch.rows)
             self.scaler.scale(objective).backward()
             self.working.collect()
+            if self.stats:
+                self.stats.micro_batch(float(part.wanted()))
             total += summed.detach()
-        return total / count
+        return total / max(1, tokens)
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        train = self.train
+        if train.micro_batch is not None:
+            return batch.split(train.micro_batch * self.cut)
+        return batch.split(micro_batch_rows(train, batch.inputs.shape[1], batch.rows))
 
     def _summed_loss(self, inputs: Tensor, targets: Tensor, segments: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the summed cross-entropy and what components ask to be added to the mean one."""
         model = self.working.model
         seq = model.describe(inputs, segments=segments)
         hidden = model.hidden(inputs, seq)
-        loss = model.summed_loss(hidden, targets, label_smoothing=self.train.label_smoothing)
+        train = self.train
+        loss = model.summed_loss(hidden, targets, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
         return loss, sum(seq.aux_losses, torch.zeros((), device=loss.device))
 
     def _clip(self) -> Tensor:

@@ -35,7 +35,8 @@ class Axis:
             scaled = Axis(self.lo / size, self.hi / size, self.log)
             return [(at * size, f"{label} {name}") for at, label in scaled.ticks(wanted)]
         at = _log_ticks(self.lo, self.hi, wanted) if self.log else nice_ticks(self.lo, self.hi, wanted)
-        label = compact if self.unit == "count" and self.hi >= 10_000 else _plain_label(at)
+        small = self.log and at and 0 < at[0] < 1e-3
+        label = compact if self.unit == "count" and self.hi >= 10_000 else short if small else _plain_label(at)
         return [(value, label(value)) for value in at]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gptwright.train.report.read import Run
+from gptwright.train.report.state import last_step, number, state
 from gptwright.train.report.words import clock, compact, fixed, short
 
 
@@ -34,7 +35,7 @@ def key_figures(run: Run) -> list[Figure]:
     """Return the cards at the top; a figure that the run does not have is left out."""
     loss, bits = _of(run, "val_loss"), _of(run, "val_bits_per_byte")
     tokens, seconds, speed = (_of(run, name) for name in ("tokens", "train_seconds", "tokens_per_second"))
-    params = _number(run.summary.get("params"))
+    params = number(run.summary.get("params"))
     train_loss = math.nan if math.isfinite(loss) else _last(run.train, "loss")
     found = [
         (loss, Figure("Validation loss", fixed(loss), _best(run, loss) or "nats per token")),
@@ -43,7 +44,7 @@ def key_figures(run: Run) -> list[Figure]:
             train_loss,
             Figure("Training loss", fixed(train_loss), "nats per token"),
         ),
-        (tokens, Figure("Tokens", compact(tokens), f"{_last_step(run):,} steps")),
+        (tokens, Figure("Tokens", compact(tokens), _steps(run))),
         (seconds, Figure("Training time", clock(seconds), "evaluation excluded")),
         (speed, Figure("Tokens per second", compact(speed), _peak(run))),
         (params, Figure("Parameters", compact(params), _active(run))),
@@ -68,14 +69,13 @@ def headline(run: Run) -> str:
     return " · ".join(word for word in words if word)
 
 
-def status(run: Run) -> str:
-    """Return how far the run got, in a few words."""
-    step, planned = _last_step(run), _number(_part(run.config, "train").get("steps"))
-    if not step:
-        return "no steps yet"
-    if math.isfinite(planned) and step < planned:
-        return f"at step {step:,} of {int(planned):,}"
-    return f"finished, {step:,} steps"
+def brief(config: Mapping[str, Any]) -> str:
+    """Return the parts of a model in a few words: `6x384 local + softmax, glu, rms_norm, rotary`."""
+    model = _part(config, "model")
+    layers, width = model.get("n_layers"), model.get("d_model")
+    size = f"{layers}x{width} " if layers and width else ""
+    parts = (_names(model, "attention"), _names(model, "feed_forward"), _names(model, "norm"), _name(model, "position"))
+    return f"{size}{', '.join(part for part in parts if part)}".strip()
 
 
 def commands(run: Run) -> list[Command]:
@@ -92,6 +92,8 @@ def commands(run: Run) -> list[Command]:
     if swap:
         line = f"gptwright train {settings} {shlex.quote(swap)} --run {other}"
         lines.append(Command(line, "swap one part, train again"))
+    if state(run).name == "interrupted":
+        lines.insert(0, Command(f"gptwright train --resume --run {name}", "go on"))
     if (run.folder / "tensorboard").is_dir():
         logs = shlex.quote(f"{folder}/tensorboard")
         lines.append(Command(f"tensorboard --logdir {logs}", "browse the curves"))
@@ -104,6 +106,13 @@ def notes(run: Run) -> list[str]:
     if run.torn_lines:
         lines = "line" if run.torn_lines == 1 else "lines"
         found.append(f"{run.torn_lines} unreadable {lines} of metrics.jsonl left out, cut off while being written")
+    why = str(run.summary.get("stopped_because") or "")
+    if why and state(run).name == "stopped":
+        found.append(f"the run stopped before its last step: {why}")
+    skipped = _last(run.train, "skipped_steps")
+    if skipped > 0:
+        steps = "step was" if skipped == 1 else "steps were"
+        found.append(f"{int(skipped):,} {steps} skipped because the loss or the gradient was not finite")
     lost = sum(int(np.sum(~np.isfinite(part[name]))) for part, name in _losses(run))
     if lost:
         values = "value was" if lost == 1 else "values were"
@@ -115,9 +124,15 @@ def _losses(run: Run) -> list[tuple[dict[str, np.ndarray], str]]:
     return [(part, name) for part, name in ((run.train, "loss"), (run.val, "val_loss")) if name in part]
 
 
+def _steps(run: Run) -> str:
+    epoch = _last(run.train, "epoch")
+    passes = f", {epoch:.2f} epochs" if math.isfinite(epoch) else ""
+    return f"{last_step(run):,} steps{passes}"
+
+
 def _of(run: Run, name: str) -> float:
     """Return a figure from the summary, else from the last line that has it."""
-    value = _number(run.summary.get(name))
+    value = number(run.summary.get(name))
     if math.isfinite(value):
         return value
     if name == "tokens_per_second" and name in run.train:
@@ -142,7 +157,7 @@ def _peak(run: Run) -> str:
 
 
 def _active(run: Run) -> str:
-    params, active = (_number(run.summary.get(name)) for name in ("params", "active_params"))
+    params, active = (number(run.summary.get(name)) for name in ("params", "active_params"))
     return f"{compact(active)} active" if math.isfinite(active) and active != params else ""
 
 
@@ -150,7 +165,7 @@ def _swap(config: Mapping[str, Any]) -> str:
     """Return a setting that exchanges the attention, or the norm where that is all we can tell."""
     model = _part(config, "model")
     attention = _part(model, "attention")
-    heads, context = attention.get("n_heads"), _number(model.get("max_seq_len"))
+    heads, context = attention.get("n_heads"), number(model.get("max_seq_len"))
     if heads and attention.get("type") == "softmax" and context >= 8:
         return f"model.attention={{type: local, n_heads: {heads}, window: {int(context) // 4}}}"
     if heads and attention.get("type") not in (None, "softmax"):
@@ -164,11 +179,6 @@ def _from_here(folder: Path) -> str:
         return folder.resolve().relative_to(Path.cwd()).as_posix() or "."
     except ValueError:
         return folder.as_posix()
-
-
-def _last_step(run: Run) -> int:
-    steps = [_last(run.train, "step"), _last(run.val, "step"), _number(run.summary.get("step"))]
-    return int(max((step for step in steps if math.isfinite(step)), default=0))
 
 
 def _last(part: Mapping[str, np.ndarray], name: str) -> float:
@@ -189,10 +199,6 @@ def _names(model: Mapping[str, Any], part: str) -> str:
     """Return what ``part`` is, or are: a hybrid stack names its parts block by block."""
     named = [_name(block, part) for block in _part(model, "blocks").values() if isinstance(block, Mapping)]
     return " + ".join(dict.fromkeys(name for name in named if name)) or _name(model, part)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def describe(label: str, x: np.ndarray, y: np.ndarray) -> str:

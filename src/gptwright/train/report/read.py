@@ -1,19 +1,14 @@
 """Read a run folder as it is: files may be missing, the last line torn, values not finite."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
 from gptwright.errors import CheckpointError
-
-Columns = dict[str, np.ndarray]
-"""Equally long float64 arrays by name, ordered by step; NaN where a line had no such number."""
+from gptwright.train.report.lines import Columns, json_object, read_lines
 
 FILES = ("config.yaml", "metrics.jsonl", "samples.txt", "summary.json")
 _SAMPLE = re.compile(r"^=== step (\d+)(?: \| (\d+) tokens)?.*===\s*$", re.MULTILINE)
@@ -57,43 +52,18 @@ def read_run(folder: Path) -> Run:
             f"'{folder}' is not a run folder: it holds none of {', '.join(FILES)}; "
             "name the folder that a training run wrote"
         )
-    rows, torn = parse_lines(_text(folder / "metrics.jsonl"))
+    lines = read_lines(folder / "metrics.jsonl")
     config_text = _text(folder / "config.yaml")
     return Run(
         folder=folder,
-        train=columns(rows, "loss"),
-        val=columns(rows, "val_loss"),
+        train=lines.train,
+        val=lines.val,
         config_text=config_text,
         config=_yaml(config_text),
-        summary=_json_object(_text(folder / "summary.json")),
+        summary=json_object(_text(folder / "summary.json")),
         samples=parse_samples(_text(folder / "samples.txt")),
-        torn_lines=torn,
+        torn_lines=lines.torn,
     )
-
-
-def parse_lines(text: str) -> tuple[list[dict[str, Any]], int]:
-    """Return the JSON objects of a JSON-lines text and how many lines were not one."""
-    rows, torn = [], 0
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        row = _json_object(line)
-        if row:
-            rows.append(row)
-        else:
-            torn += 1
-    return rows, torn
-
-
-def columns(rows: Iterable[Mapping[str, Any]], needed: str) -> Columns:
-    """Return the rows that have ``needed`` as columns, by ascending step.
-
-    A run that was killed and resumed logs some steps twice: the later line is the one that counts.
-    """
-    by_step = {row["step"]: row for row in rows if needed in row and _is_number(row.get("step"))}
-    ordered = [by_step[step] for step in sorted(by_step)]
-    names = dict.fromkeys(name for row in ordered for name in row)
-    return {name: np.array([_number(row.get(name)) for row in ordered]) for name in names}
 
 
 def parse_samples(text: str) -> list[Sample]:
@@ -111,25 +81,9 @@ def _text(path: Path) -> str:
     return path.read_text("utf-8", errors="replace") if path.is_file() else ""
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _yaml(text: str) -> dict[str, Any]:
     try:
         found = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError):  # a report is still worth having: the text is shown as it is
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")

@@ -4,11 +4,6 @@
   const points = JSON.parse(document.getElementById("points").textContent);
   const SVG = "http://www.w3.org/2000/svg";
   const tip = document.getElementById("tip");
-  const words = {
-    loss: "training loss", val_loss: "validation loss", lr: "learning rate",
-    grad_norm: "gradient norm", tokens_per_second: "tokens/s",
-  };
-
   const compact = (v) => v >= 1e4
     ? new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 }).format(v)
     : new Intl.NumberFormat("en").format(v);
@@ -16,7 +11,7 @@
     : s < 3600 ? `${Math.floor(s / 60)} min ${String(Math.floor(s % 60)).padStart(2, "0")} s`
     : `${Math.floor(s / 3600)} h ${String(Math.floor(s % 3600 / 60)).padStart(2, "0")} min`;
   const short = (name, v) => v == null ? "–"
-    : name.endsWith("loss") ? v.toFixed(4)
+    : name.includes("loss") ? v.toFixed(4)
     : name === "tokens_per_second" ? compact(v)
     : v !== 0 && Math.abs(v) < 1e-3 ? v.toExponential(2) : String(Number(v.toPrecision(4)));
 
@@ -54,7 +49,7 @@
     return {
       svg, hair, overlay, x0, x1, y0, y1, x: svg.dataset.x, spots: [],
       xlog: svg.dataset.log.includes("x"), ylog: svg.dataset.log.includes("y"),
-      series: svg.dataset.series.split(" "),
+      series: JSON.parse(svg.dataset.series),
     };
   });
 
@@ -76,15 +71,15 @@
       chart.hair.setAttribute("x1", `${100 * across}%`);
       chart.hair.setAttribute("x2", `${100 * across}%`);
       chart.hair.setAttribute("visibility", "visible");
-      for (const name of chart.series) {
-        const part = name === "val_loss" ? points.val : points.train;
+      for (const [name, rows, colour] of chart.series) {
+        const part = points[rows] || {};
         const n = nearest(part[x], at);
-        const y = n < 0 ? null : (part[`${name}_smooth`] || part[name])[n];
+        const y = n < 0 ? null : (part[`${name}_smooth`] || part[name] || [])[n];
         if (y == null) continue;
         const up = place(y, chart.y0, chart.y1, chart.ylog);
         if (!(up >= 0 && up <= 1)) continue;
         const spot = element("circle", {
-          class: `spot ${name}`, r: "5", cy: `${100 * (1 - up)}%`,
+          class: `spot ${colour.split(" ")[0]}`, r: "5", cy: `${100 * (1 - up)}%`,
           cx: `${100 * place(part[x][n], chart.x0, chart.x1, chart.xlog)}%`,
         });
         chart.overlay.append(spot);
@@ -93,21 +88,36 @@
     }
   }
 
-  function tell(chart, n, at) {
-    const t = points.train, v = points.val, lines = [];
-    const from = n >= 0 ? t : v, k = n >= 0 ? n : nearest(v[chart.x], at);
+  // The rows of the nearest point of all curves of a chart: [rows, number], or nothing.
+  function closest(chart, wanted) {
+    let best = null;
+    for (const rows of new Set(chart.series.map((one) => one[1]))) {
+      const list = (points[rows] || {})[chart.x], n = nearest(list, wanted);
+      if (n >= 0 && (!best || Math.abs(list[n] - wanted) < Math.abs(points[best[0]][chart.x][best[1]] - wanted))) best = [rows, n];
+    }
+    return best;
+  }
+
+  function tell(chart, rows, k, at) {
+    const from = points[rows], lines = [], alone = Boolean(points.train);
     const head = document.createElement("b");
-    head.textContent = `step ${new Intl.NumberFormat("en").format(from.step[k])}`;
+    head.textContent = alone || chart.x === "step" ? `step ${new Intl.NumberFormat("en").format(from.step[k])}`
+      : chart.x === "tokens" ? `${compact(at)} tokens`
+      : chart.x === "train_seconds" ? clock(at) : `learning rate ${short("", at)}`;
     lines.push(head);
-    if (from.tokens) lines.push(row("tokens", compact(from.tokens[k])));
-    if (from.train_seconds && from.train_seconds[k] != null) lines.push(row("time", clock(from.train_seconds[k])));
-    for (const name of chart.series) {
-      if (name === "val_loss") {
-        const m = nearest(v[chart.x], at);
-        if (m >= 0) lines.push(row(`${words[name]}, step ${compact(v.step[m])}`, short(name, v.val_loss[m])));
-      } else if (n >= 0) {
-        lines.push(row(words[name] || name, short(name, t[name][n])));
-        if (name === "loss") lines.push(row("smoothed", short(name, t.loss_smooth[n])));
+    if (alone && from.tokens) lines.push(row("tokens", compact(from.tokens[k])));
+    if (alone && from.train_seconds && from.train_seconds[k] != null) lines.push(row("time", clock(from.train_seconds[k])));
+    for (const [name, own, , label] of chart.series) {
+      const part = points[own], list = part[chart.x], m = nearest(list, at);
+      if (m < 0 || !part[name]) continue;
+      const ends = Math.max(...list.filter((v) => v != null)) < at - 0.02 * (chart.x1 - chart.x0);
+      if (ends) continue; // a shorter run
+      const smoothed = part[`${name}_smooth`], val = own.startsWith("val");
+      if (alone && smoothed && name === "loss") {
+        lines.push(row(label, short(name, part[name][m])), row("smoothed", short(name, smoothed[m])));
+      } else {
+        const y = alone || !smoothed ? part[name][m] : smoothed[m];
+        lines.push(row(val && alone ? `${label}, step ${compact(part.step[m])}` : label, short(name, y)));
       }
     }
     tip.replaceChildren(...lines);
@@ -117,14 +127,12 @@
   function show(chart, fraction) {
     clear();
     const wanted = value(Math.min(1, Math.max(0, fraction)), chart.x0, chart.x1, chart.xlog);
-    const n = nearest(points.train[chart.x], wanted);
-    const list = n >= 0 ? points.train[chart.x] : points.val[chart.x];
-    const k = n >= 0 ? n : nearest(list, wanted);
-    if (k < 0) return;
-    const at = list[k];
-    chart.at = k;
+    const found = closest(chart, wanted);
+    if (!found) return;
+    const [rows, k] = found, at = points[rows][chart.x][k];
+    chart.at = found;
     mark(chart.x, at);
-    tell(chart, n, at);
+    tell(chart, rows, k, at);
     const box = chart.svg.getBoundingClientRect(), size = tip.getBoundingClientRect();
     const x = box.left + box.width * place(at, chart.x0, chart.x1, chart.xlog);
     const left = x + 16 + size.width > innerWidth ? x - 16 - size.width : x + 16;
@@ -146,8 +154,8 @@
       if (event.key === "Escape") clear();
       if (!move) return;
       event.preventDefault();
-      const list = points.train[chart.x] || points.val[chart.x];
-      const k = Math.min(list.length - 1, Math.max(0, (chart.at ?? 0) + move));
+      const [rows, from] = chart.at || [chart.series[0][1], 0], list = points[rows][chart.x];
+      const k = Math.min(list.length - 1, Math.max(0, from + move));
       show(chart, place(list[k], chart.x0, chart.x1, chart.xlog));
     });
   }
@@ -166,6 +174,31 @@
       [when.textContent, text.textContent] = all[Number(slider.value)];
       slider.setAttribute("aria-valuetext", when.textContent);
     });
+  }
+
+  // A run that goes on: the page reads itself again, and comes back to what was looked at.
+  const every = Number(document.body.dataset.refresh);
+  if (every) {
+    const chosen = () => [...document.querySelectorAll(".controls input")].map((input) => input.checked);
+    const open = () => [...document.querySelectorAll("details")].map((one) => one.open);
+    const key = `gptwright:${location.pathname}`;
+    try {
+      const before = JSON.parse(sessionStorage.getItem(key));
+      if (before) {
+        document.querySelectorAll(".controls input").forEach((input, n) => { input.checked = before.chosen[n]; });
+        document.querySelectorAll("details").forEach((one, n) => { one.open = Boolean(before.open[n]); });
+        scrollTo(0, before.y);
+        sessionStorage.removeItem(key);
+      }
+    } catch { /* a browser that keeps nothing: the page starts at its top */ }
+    setInterval(() => {
+      const busy = !tip.hidden || (slider && slider.value !== slider.max) || String(getSelection());
+      if (document.hidden || busy) return;
+      try {
+        sessionStorage.setItem(key, JSON.stringify({ chosen: chosen(), open: open(), y: scrollY }));
+      } catch { /* as above */ }
+      location.reload();
+    }, 1000 * every);
   }
 
   if (navigator.clipboard) {

@@ -7,7 +7,7 @@ import numpy as np
 
 from gptwright.train.report.axis import Axis, span
 from gptwright.train.report.chart import smooth
-from gptwright.train.report.read import columns
+from gptwright.train.report.lines import columns
 from gptwright.train.report.words import compact
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
@@ -28,11 +28,38 @@ def loss_curve_text(metrics: Iterable[Mapping[str, Any]], width: int = 72, heigh
         return ""
     steps = np.concatenate([train.get("step", np.empty(0)), val.get("step", np.empty(0))])
     y, x = Axis(*span(both, pad=0.02)), _x_axis(steps[np.isfinite(both)])
+    legend = "training loss" + (", o validation" if np.isfinite(val_loss).any() else "")
+    return curve_text(
+        (train.get("step", np.empty(0)), loss),
+        (val.get("step", np.empty(0)), val_loss),
+        (x, y),
+        width=width,
+        height=height,
+        ends=(compact(x.lo), f"step {compact(x.hi)}"),
+        legend=legend,
+    )
+
+
+def curve_text(
+    line: tuple[np.ndarray, np.ndarray],
+    marks: tuple[np.ndarray, np.ndarray],
+    axes: tuple[Axis, Axis],
+    *,
+    width: int,
+    height: int,
+    ends: tuple[str, str],
+    legend: str,
+) -> str:
+    """Return a plot of a ``line`` in dots and ``marks`` as `o`, each (x, y), without control codes.
+
+    ``ends`` are what is written below the ends of the x axis, ``legend`` between them where there is room.
+    """
+    x, y = axes
     margin = max(len(f"{end:.2f}") for end in (y.lo, y.hi)) + 2
     across, down = max(8, width - margin - 1), max(3, height - 2)
-    canvas = _line(x.place(train.get("step", np.empty(0))), y.place(loss), across, down)
-    _mark(canvas, x.place(val.get("step", np.empty(0))), y.place(val_loss))
-    return "\n".join(_framed(canvas, x, y, margin, has_val=bool(np.isfinite(val_loss).any())))
+    canvas = _line(x.place(line[0]), y.place(line[1]), across, down)
+    _mark(canvas, x.place(marks[0]), y.place(marks[1]))
+    return "\n".join(_framed(canvas, y, margin, ends, legend))
 
 
 def _x_axis(steps: np.ndarray) -> Axis:
@@ -65,7 +92,7 @@ def _mark(canvas: list[list[str]], across: np.ndarray, up: np.ndarray) -> None:
             canvas[row][round(float(np.clip(a, 0, 1)) * (width - 1))] = "o"
 
 
-def _framed(canvas: list[list[str]], x: Axis, y: Axis, margin: int, *, has_val: bool) -> list[str]:
+def _framed(canvas: list[list[str]], y: Axis, margin: int, ends: tuple[str, str], legend: str) -> list[str]:
     height, width = len(canvas), len(canvas[0])
     labels = {0: y.hi, height // 2: y.hi + (y.lo - y.hi) * (height // 2) / (height - 1), height - 1: y.lo}
     lines = []
@@ -73,8 +100,7 @@ def _framed(canvas: list[list[str]], x: Axis, y: Axis, margin: int, *, has_val: 
         label = f"{labels[n]:.2f} ┤" if n in labels else "│"
         lines.append(f"{label:>{margin}}{''.join(row)}".rstrip())
     lines.append(f"{'└':>{margin}}{'─' * width}")
-    legend = "training loss" + (", o validation" if has_val else "")
-    first, last = compact(x.lo), f"step {compact(x.hi)}"
+    first, last = ends
     middle = legend if len(legend) + len(first) + len(last) + 4 <= width else ""
     lines.append(" " * margin + first + middle.center(width - len(first) - len(last)) + last)
     return lines
