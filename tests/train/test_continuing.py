@@ -1,5 +1,7 @@
 """Going on: what may change by itself, what only on purpose, and what a run of an older version looks like."""
 
+import hashlib
+import json
 import shutil
 
 import pytest
@@ -88,3 +90,17 @@ def test_only_what_is_named_may_change(settings, run):
 def test_strings_and_mappings_do_not_mix(settings, tmp_path):
     with pytest.raises(gw.GptwrightError, match="both be key=value strings, or both mappings"):
         train(settings(), tmp_path / "r", overrides=["train.steps=3"], resume_with={"train.seed": 3})
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_with_a_way_out(run):
+    folder = run / "checkpoints" / "step-5"
+    state = json.loads((folder / "state.json").read_text())
+    del state["plan"]
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = (folder / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(gw.CheckpointError, match=r"was written by an earlier version.*in a new run with init_from="):
+        train(None, run, resume=True)
+    assert gw.load(run).num_params() > 0

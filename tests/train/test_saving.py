@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gptwright.errors import CheckpointError
-from gptwright.train.checkpoint import Contents, verify
+from gptwright.train.checkpoint import verify
+from gptwright.train.contents import Contents
 from gptwright.train.saving import BEST, Saver
 
 from .. import tiny

@@ -105,13 +105,15 @@ class HeadAttention(Attention):
 
     def project(self, x: Tensor, seq: Sequence) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, H, T, d), keys and values (B, K, T, d), QK-normed, without positions."""
-        q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (split_heads(proj(x), self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, with_first_values(v, seq, self.ctx)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, T, d)
+    @property
+    def kv_heads_here(self) -> int:
+        """Key-value heads that this module has: fewer than the settings say where heads are cut over devices."""
+        return self.k_proj.weight.shape[0] // self.head_dim
 
     def turn(self, q: Tensor, k: Tensor, seq: Sequence) -> tuple[Tensor, Tensor]:
         """Work the positions of ``seq`` into queries and keys."""
@@ -120,6 +122,11 @@ class HeadAttention(Attention):
     def merge(self, mixed: Tensor) -> Tensor:
         """Join heads (B, H, T, d) and project back to (B, T, D)."""
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """Return ``x`` (B, T, heads * width) as heads (B, heads, T, width)."""
+    return x.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
 def with_first_values(v: Tensor, seq: Sequence, ctx: LayerContext) -> Tensor:

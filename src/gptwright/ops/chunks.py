@@ -144,10 +144,8 @@ def _plain_spans(seq: Sequence) -> Iterator[Span]:
 
 
 def _mixed_spans(seq: Sequence) -> Iterator[Span]:
-    runs, start = (
-        begins(seq).long().cumsum(1),
-        0,
-    )  # run 0 goes on from earlier calls; padding counts with what it follows
+    runs = begins(seq).long().cumsum(1)  # run 0 goes on from earlier calls; padding counts with what it follows
+    start = 0
     before = torch.zeros_like(runs[:, :1])  # (B, 1): in which the memory stands
     for count, chunk in _shapes(len(seq)):
         stop = min(start + count * chunk, len(seq))

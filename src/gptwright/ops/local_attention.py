@@ -66,11 +66,10 @@ def _brought_together(
     way: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, seq: Sequence, window: int, scoring: Scoring
 ) -> Tensor:
     """Take the padding that stands between real tokens out of their way, to the end of the row, and put it back."""
-    order = seq.once("real tokens first", lambda: torch.argsort(~seq.real, dim=1, stable=True))  # (B, T)
+    order, back = seq.together()  # (B, T)
     real = seq.once("brought together", lambda: _reordered(seq, order))
     q, k, v = (x.gather(2, order[:, None, :, None].expand_as(x)) for x in (q, k, v))
     mixed = way(q, k, v, real, window, scoring)
-    back = seq.once("as they stood", lambda: torch.argsort(order, dim=1))
     return mixed.gather(2, back[:, None, :, None].expand_as(mixed))
 
 

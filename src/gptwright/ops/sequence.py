@@ -120,6 +120,11 @@ class Sequence:
             self.memo[key] = make()
         return self.memo[key]
 
+    def together(self) -> tuple[Tensor, Tensor]:
+        """Return two orders of columns, (B, T) each: real tokens first and padding last, and from there back again."""
+        order = self.once("real tokens first", lambda: torch.argsort(~self.real, dim=1, stable=True))
+        return order, self.once("as they stood", lambda: torch.argsort(order, dim=1))
+
     def runs(self) -> Tensor:
         """(B, T) int64 that never falls: number of each token's document; padding counts with a neighbour."""
         return self.once("runs", lambda: _runs(self.segments))

@@ -53,8 +53,7 @@ def short_convolution(x: Tensor, weight: Tensor, seq: Sequence, memory: Tensor |
     latest = _latest(whole, seq)
     if side_by_side:
         return _convolved(whole, weight, seq.positions), latest
-    order = seq.once("real tokens first", lambda: torch.argsort(~seq.real, dim=1, stable=True))  # (B, T)
-    back = seq.once("as they stood", lambda: torch.argsort(order, dim=1))
+    order, back = seq.together()  # (B, T)
     whole = torch.cat((memory.to(x.dtype), _taken(x, order)), 1)
     return _taken(_convolved(whole, weight, seq.positions.gather(1, order)), back), latest
 

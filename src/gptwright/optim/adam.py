@@ -1,13 +1,13 @@
-"""The Adam step shared by optimizers that keep some parameters out of their own rule."""
+"""The AdamW step, in torch's fused kernel: of `adamw`, and of what other optimizers keep out of their own rule."""
 
-from collections.abc import MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from gptwright.optim.rule import gradients_of
+from gptwright.optim.rule import Rule, RuleOptimizer, gradients_of
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -48,3 +48,9 @@ def _adam_state(state: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor
         state["exp_avg"] = torch.zeros_like(parameter)
         state["exp_avg_sq"] = torch.zeros_like(parameter)
     return state
+
+
+class AdamWOptimizer(RuleOptimizer):
+    """Groups carry what `adamw_step` names; the state is that of `torch.optim.AdamW`, and so are its numbers."""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"adamw": adamw_step}

@@ -11,8 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from gptwright.errors import CheckpointError
 from gptwright.ops.precision import DTYPES, Precision
+from gptwright.train.contents import Contents, unshared
 
 MANIFEST = "manifest.json"
 
@@ -54,7 +54,7 @@ class Checkpoint:
             CheckpointError: names or shapes are not those of ``model``.
         """
         weights = self.weights()
-        expected = {name: tuple(t.shape) for name, t in _unshared(model)}
+        expected = {name: tuple(t.shape) for name, t in unshared(model)}
         found = {name: tuple(t.shape) for name, t in weights.items()}
         for name in sorted({*expected, *found}):
             if expected.get(name) != found.get(name):
@@ -91,54 +91,6 @@ class Checkpoint:
         torch.set_rng_state(states["cpu"])
         if "cuda" in states and torch.cuda.is_available():
             torch.cuda.set_rng_state(states["cuda"])
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a checkpoint is written from."""
-
-    tensors: dict[str, dict[str, Tensor]]
-    """Tensors by the name of the file and their own."""
-    texts: dict[str, str]
-    """Texts by the name of the file."""
-    folders: tuple[Path, ...] = ()
-    """Folders that are copied in; they must not change."""
-
-    def snapshot(self) -> "Contents":
-        """Return the same with tensors of its own, so that training may go on while they are written."""
-        copied = {file: {name: t.clone() for name, t in named.items()} for file, named in self.tensors.items()}
-        return replace(self, tensors=copied)
-
-
-def contents_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], state: dict[str, Any]
-) -> Contents:
-    """Return what a checkpoint of a run holds, torch's random state now included; tensors are the run's own."""
-    whole = optimizer.state_dict()
-    moving: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, values in whole["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                moving[f"{index}.{key}"] = value.contiguous()
-            else:
-                plain.setdefault(str(index), {})[key] = value
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
-    tensors = {
-        "model.safetensors": {name: t.detach().contiguous() for name, t in _unshared(model)},
-        "optimizer.safetensors": moving,
-        "random.safetensors": _random_state(),
-    }
-    texts = {
-        "state.json": json.dumps(state, indent=2),
-        "optimizer.json": json.dumps({"state": plain, "param_groups": groups}),
-    }
-    return Contents(tensors | ({"average.safetensors": average} if average else {}), texts)
-
-
-def _random_state() -> dict[str, Tensor]:
-    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    return {"cpu": torch.get_rng_state(), **cuda}
 
 
 def save(parent: Path, step: int, contents: Contents) -> Path:
@@ -244,15 +196,6 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
-
-
-def _unshared(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """Yield parameters and persistent buffers by name, shared ones once."""
-    seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor
 
 
 def _write_manifest(folder: Path, step: int) -> None:

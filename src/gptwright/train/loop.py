@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gptwright.errors import GptwrightError
+from gptwright.optim.quick_start import without_compiler
 from gptwright.train import exhausted
 from gptwright.train.config import RunConfig
 from gptwright.train.display import Display
@@ -56,6 +57,8 @@ def train(
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(folder.claimed(new=not resume))
         display = stack.enter_context(Display(settings.train.steps, enabled=progress))
+        if not settings.train.compile:
+            stack.enter_context(without_compiler())
         with exhausted.explained(settings):
             trainer = start(settings, folder, display, resume=resume, on_purpose=keys_of(resume_with))
         return trainer.run()

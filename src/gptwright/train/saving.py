@@ -6,7 +6,8 @@ from pathlib import Path
 from threading import Thread
 
 from gptwright.data.place import write_file
-from gptwright.train.checkpoint import Contents, prune, save
+from gptwright.train.checkpoint import prune, save
+from gptwright.train.contents import Contents
 
 BEST = "best.json"
 """Beside the checkpoints: which of them has the lowest validation loss, and that loss."""

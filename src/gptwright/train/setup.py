@@ -8,6 +8,7 @@ import torch
 from gptwright.errors import CheckpointError
 from gptwright.model.freeze import TrainableTable, choose_trained, trainable_table
 from gptwright.model.gpt import GPT
+from gptwright.model.memory import meta_model
 from gptwright.ops.precision import Precision
 from gptwright.train import start_from
 from gptwright.train.checkpoint import Checkpoint
@@ -77,10 +78,14 @@ class Setup:
 
 
 def refuse_unknown_names(config: RunConfig) -> None:
-    """Refuse patterns that name no parameter before any work: a model on `meta` has all names and no memory."""
+    """Refuse patterns that name no parameter before any work: a model on `meta` has all names and no memory.
+
+    Where there is no pattern nothing is built: the first tensor on `meta` loads much of torch, a second of starting.
+    """
     model, train = config.model, config.train
-    with torch.device("meta"):
-        built = GPT(model.model_copy(update={"vocab_size": model.vocab_size or 1}))
+    if not (train.freeze or train.unfreeze or model.init.overrides or config.optim.groups or config.lora):
+        return
+    built = meta_model(model.model_copy(update={"vocab_size": model.vocab_size or 1}))
     if config.lora is not None:
         add_adapters(built, config.lora)
     choose_trained(built, train.freeze, train.unfreeze)

@@ -17,6 +17,7 @@ from gptwright.config.yaml import Node, Source, parse
 from gptwright.errors import CheckpointError, ConfigError
 from gptwright.model.config import ModelConfig
 from gptwright.model.gpt import GPT
+from gptwright.model.memory import meta_model
 from gptwright.tokenizer.base import Tokenizer
 from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.train.checkpoint import Checkpoint
@@ -123,8 +124,7 @@ def _refuse_other_shapes(new: ModelConfig, old: ModelConfig, base: Base, key: st
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(x.shape) for name, x in GPT(config).state_dict().items()}
+    return {name: tuple(x.shape) for name, x in meta_model(config).state_dict().items()}
 
 
 def _refuse_other_tokenizer(config: RunConfig, base: Base) -> None:

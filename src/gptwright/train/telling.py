@@ -45,23 +45,30 @@ class Telling:
 
     def restore(self, state: Mapping[str, Any], work: Work) -> None:
         """Go on as the run stood when ``state`` was saved."""
-        self.restart(work)
+        self.count_from(work)
         if len(state["callbacks"]) == len(self._callbacks):  # others were chosen: they begin anew
             for callback, kept in zip(self._callbacks, state["callbacks"], strict=True):
                 callback.restore(kept)
 
-    def restart(self, work: Work) -> None:
+    def count_from(self, work: Work) -> None:
         """Count speed from where ``work`` stands."""
         self._since = (work.tokens, work.seconds)
-        self._callbacks = [_built(config) for config in self._setup.config.train.callbacks]
 
     def start(self, run: Run) -> None:
         """The run begins, or goes on."""
-        names, settings = self._setup.config.train.trackers, self._setup.config.to_dict()
-        tell = self._display.warning
-        self._trackers = open_trackers(names, self._folder.folder, settings, start_step=run.step, tell=tell)
+        self._open_trackers(run.step)
         for callback in self._callbacks:
             callback.on_start(run)
+
+    def went_back(self, run: Run) -> None:
+        """The run stands at an earlier step: what trackers hold of later ones is superseded."""
+        self._trackers.close()
+        self._open_trackers(run.step)
+
+    def _open_trackers(self, step: int) -> None:
+        names, settings = self._setup.config.train.trackers, self._setup.config.to_dict()
+        tell = self._display.warning
+        self._trackers = open_trackers(names, self._folder.folder, settings, start_step=step, tell=tell)
 
     def stepped(self, run: Run, result: StepResult) -> None:
         """A step was taken."""

@@ -154,11 +154,12 @@ class Trainer:
             self.resume(sound)
         else:
             self.work = self.setup.begin(anew=True)
-            self.telling.restart(self.work)
+            self.telling.count_from(self.work)
             self.folder.rewind(0)
             self._saved_at = None
         self.work.plan.leave_out(bad)
         self.work.guard.went_back_at, self.work.rollbacks = went_back_at, rollbacks
+        self.telling.went_back(self)
         self.display.step = self.step
 
     def _hopeless(self, portion: Portion) -> str:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from gptwright.errors import CheckpointError
 from gptwright.model.batch import Batch
 from gptwright.model.gpt import GPT
 from gptwright.train.average import AveragedWeights
-from gptwright.train.checkpoint import Checkpoint, Contents, contents_of
+from gptwright.train.checkpoint import Checkpoint
+from gptwright.train.contents import Contents, contents_of
 from gptwright.train.guard import Guard
 from gptwright.train.plan import Plan, Portion
 from gptwright.train.step import Stepper, StepResult
@@ -77,8 +79,18 @@ class Work:
         return Contents(found.tensors, found.texts, (setup.data.prepared.tokenizer_folder,))
 
     def restore(self, found: Checkpoint) -> Mapping[str, Any]:
-        """Go on from a checkpoint; return its plain part."""
+        """Go on from a checkpoint; return its plain part.
+
+        Raises:
+            CheckpointError: it does not fit, or is of an earlier version.
+        """
         state, setup = found.state(), self._setup
+        if "plan" not in state:
+            raise CheckpointError(
+                f"checkpoint {found.folder} was written by an earlier version, which took the text in another order, "
+                "so it cannot be continued exactly; keep its weights in a new run with "
+                f"init_from={found.folder.parents[1]}"
+            )
         found.restore_weights(self.model)
         self.stepper.working.refresh(everything=True)
         if not setup.fresh_optimizer:

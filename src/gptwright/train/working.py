@@ -30,10 +30,10 @@ class WorkingCopy:
         """Bring the twin up to the masters' values; ``everything``: also what is frozen, as after loading."""
         if self.model is self.master:
             return
-        torch._foreach_copy_(self._twins, self._masters)  # pyright: ignore
         if everything:
-            for twin, master in zip(self.model.parameters(), self.master.parameters(), strict=True):
-                twin.copy_(master)
+            self.model.load_state_dict(self.master.state_dict())
+        else:
+            torch._foreach_copy_(self._twins, self._masters)  # pyright: ignore
 
     @torch.no_grad()
     def collect(self) -> None:

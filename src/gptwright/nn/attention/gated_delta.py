@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from gptwright.nn.base import Attention, LayerContext
-from gptwright.nn.heads import NO_SCORES, with_first_values
+from gptwright.nn.heads import NO_SCORES, split_heads, with_first_values
 from gptwright.nn.slots import NORM, NormSlot
 from gptwright.nn.state.recurrent import Recurrent
 from gptwright.ops.delta_rule import gated_delta_rule, unit
@@ -188,17 +188,17 @@ class GatedDelta(Attention):
 
     def project(self, x: Tensor, seq: Sequence, latest: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return queries and keys (B, H, T, d), values (B, H, T, e), and the latest tokens for convolutions to come."""
-        v = _heads(self.v_proj(x), self.value_width)
+        v = split_heads(self.v_proj(x), self.value_width)
         v = with_first_values(v, seq, self.ctx).transpose(1, 2).flatten(2)  # (B, T, H*e)
         parts = (self.q_proj(x), self.k_proj(x), v)
         mixed, latest = self._convolved(torch.cat(parts, -1), seq, latest)
         q, k, v = F.silu(mixed).split([part.shape[-1] for part in parts], -1)
-        q, k = self.ctx.position.turn(_heads(q, self.key_width), _heads(k, self.key_width), seq)
+        q, k = self.ctx.position.turn(split_heads(q, self.key_width), split_heads(k, self.key_width), seq)
         group = self.config.n_heads // self.config.key_heads()
         q, k = unit(q) / math.sqrt(self.key_width), unit(k)
         if group > 1:
             q, k = q.repeat_interleave(group, 1), k.repeat_interleave(group, 1)  # (B, H, T, d)
-        return q, k, _heads(v, self.value_width), latest
+        return q, k, split_heads(v, self.value_width), latest
 
     def _convolved(self, x: Tensor, seq: Sequence, latest: Tensor | None) -> tuple[Tensor, Tensor]:
         """Convolve the projections ``x`` (B, T, features), in fp32 from here on."""
@@ -218,10 +218,6 @@ class GatedDelta(Attention):
         """Normalise heads (B, H, T, e), gate them by ``x`` (B, T, D), join them and project back to (B, T, D)."""
         mixed = self.out_norm(mixed.transpose(1, 2).to(x.dtype)).flatten(2)  # (B, T, H*e)
         return self.o_proj(mixed * F.silu(self.gate_proj(x)) if self.config.gate else mixed)
-
-
-def _heads(x: Tensor, width: int) -> Tensor:
-    return x.unflatten(-1, (-1, width)).transpose(1, 2)  # (B, heads, T, width)
 
 
 def decay_rates(n_heads: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from gptwright.nn.base import LayerContext
+from gptwright.nn.heads import split_heads
 from gptwright.nn.scored import Scored
 from gptwright.nn.slots import NORM, NormSlot
 from gptwright.nn.state.cache import KeyValueCache
@@ -161,7 +162,7 @@ class Latent(Scored):
     def project(self, x: Tensor, seq: Sequence) -> tuple[Queries, Latents]:
         """Return the queries of ``x`` (B, T, D) and what is kept of each token, with positions worked in."""
         q = self.q_proj(x) if self.config.q_rank is None else self.q_up_proj(self.q_norm(self.q_down_proj(x)))
-        q = q.unflatten(-1, (-1, self.plain + self.turned)).transpose(1, 2)  # (B, H, T, d + p)
+        q = split_heads(q, self.plain + self.turned)  # (B, H, T, d + p)
         latent, k_turned = self.kv_down_proj(x)[:, None].split((self.latent, self.turned), -1)  # (B, 1, T, c) and p
         q_turned, k_turned = self.ctx.position.turn(q[..., self.plain :], k_turned, seq)
         return Queries(q[..., : self.plain], q_turned), Latents(self.kv_norm(latent), k_turned)

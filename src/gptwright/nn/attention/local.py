@@ -50,7 +50,7 @@ class Local(ScoredAttention):
         del length
         return RingCache(
             batch,
-            self.k_proj.weight.shape[0] // self.head_dim,  # fewer than the settings say where heads are cut
+            self.kv_heads_here,
             self.config.window,
             self.head_dim,
             device=device,

@@ -36,7 +36,7 @@ class Softmax(ScoredAttention):
         """Return an empty cache for keys and values of ``length`` tokens; it grows when needed."""
         return KeyValueCache(
             batch,
-            self.k_proj.weight.shape[0] // self.head_dim,  # fewer than the settings say where heads are cut
+            self.kv_heads_here,
             length,
             self.head_dim,
             device=device,

@@ -5,10 +5,9 @@ Source: Loshchilov and Hutter (2019), arXiv:1711.05101.
 
 from typing import Any
 
-import torch
 from pydantic import PositiveFloat
 
-from gptwright.optim.adam import fused_supported
+from gptwright.optim.adam import AdamWOptimizer, fused_supported
 from gptwright.optim.base import Betas, OptimizerMaker
 
 
@@ -29,7 +28,7 @@ class AdamW(OptimizerMaker):
 
     config: Config
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-        """Return `torch.optim.AdamW`, fused where the device has the kernel."""
-        fused = fused_supported([parameter for group in groups for parameter in group["params"]])
-        return torch.optim.AdamW(groups, betas=self.config.betas, eps=self.config.eps, fused=fused)
+    def optimizer(self, groups: list[dict[str, Any]]) -> AdamWOptimizer:
+        """Return an optimizer that does what `torch.optim.AdamW` does, fused where the device has the kernel."""
+        how = {"algorithm": "adamw", "betas": self.config.betas, "eps": self.config.eps}
+        return AdamWOptimizer({**group, **how, "fused": fused_supported(group["params"])} for group in groups)
