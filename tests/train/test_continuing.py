@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 
 import pytest
 
@@ -10,20 +9,7 @@ import gptwright as gw
 from gptwright.config.yaml import Source, dump, parse
 
 from .. import tiny
-from ..tiny import curve, train, train_until
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory, book):
-    """A run that was stopped at step 5."""
-    folder = tmp_path_factory.mktemp("begun") / "r"
-    train_until(5, tiny.settings(book), folder)
-    return folder
-
-
-@pytest.fixture
-def run(begun, tmp_path):
-    return shutil.copytree(begun, tmp_path / "r")
+from ..tiny import curve, train
 
 
 def test_settings_that_did_not_exist_then_count_as_their_defaults(run):

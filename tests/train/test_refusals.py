@@ -1,26 +1,11 @@
 """What cannot be trained or continued is refused in a sentence, and nothing is lost."""
 
-import shutil
-
 import pytest
 
 import gptwright as gw
 
 from .. import tiny
 from ..tiny import train, train_until
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory, book):
-    """A run that was stopped at step 5."""
-    folder = tmp_path_factory.mktemp("begun") / "r"
-    train_until(5, tiny.settings(book), folder)
-    return folder
-
-
-@pytest.fixture
-def run(begun, tmp_path):
-    return shutil.copytree(begun, tmp_path / "r")
 
 
 def refused(kind: type[Exception], config, folder, **how) -> str:
