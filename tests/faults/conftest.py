@@ -1,6 +1,8 @@
 """A run in a process of its own, and the same run left in peace."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,20 @@ def config(book):
     """A run long enough to be caught, that saves after every step."""
     changes = {"train.steps": 80, "train.checkpoint_every": 1, "train.keep_checkpoints": 3, "train.micro_batch": 2}
     return tiny.settings(book, changes)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=False)
 
 
 @pytest.fixture

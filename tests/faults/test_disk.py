@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 
@@ -32,20 +31,6 @@ def test_a_checkpoint_that_cannot_be_written_is_absent(config, start, tmp_path):
     assert not list((folder / "checkpoints").glob(".step-*"))
     assert all(path.read_bytes() == content for path, content in before.items())
     assert train(None, folder, resume=True).step == 80
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=False)
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(config, small_disk):

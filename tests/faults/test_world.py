@@ -1,6 +1,7 @@
 """What the world does to a run: clocks that jump, memory that ends, folders that close, files that change."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -74,12 +75,31 @@ def test_a_truncated_file_is_never_read(config, tmp_path, name):
     assert train(None, folder, resume=True).step == 4
 
 
-def test_text_that_changes_while_a_run_learns_is_noticed(config, tmp_path):
+def test_text_that_changes_while_a_run_learns_is_noticed(config, tmp_path, monkeypatch):
     """Somebody writes into the prepared shard; the run stops before it saves anything that was learnt from it."""
+    monkeypatch.setenv("GPTWRIGHT_CACHE", str(tmp_path / "cache"))  # the shards of others stay as they are
     config["train"] |= {"steps": 60, "checkpoint_every": 5, "callbacks": ["tests.faults.meddler:Meddler"]}
     with pytest.raises(gw.DataError, match=r"train-00000\.bin"):
         train(config, tmp_path / "r")
     assert tiny.checkpoints(tmp_path / "r") == [5, 10]
+
+
+def test_a_disk_that_becomes_read_only(config, small_disk):
+    folder = small_disk / "r"
+    config["train"] |= {"steps": 6}
+    tiny.train_until(3, config, folder)
+    _remount(small_disk, "ro")
+    with pytest.raises(gw.CheckpointError, match="cannot be written: Read-only file system; free some space"):
+        train(None, folder, resume=True)
+    with pytest.raises(gw.GptwrightError, match="cannot be written: Read-only file system; name another with --run"):
+        train(config, small_disk / "other")
+    assert gw.load(folder).num_params() > 0
+    _remount(small_disk, "rw")
+    assert train(None, folder, resume=True).step == 6
+
+
+def _remount(place, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may write everywhere: run as another user")

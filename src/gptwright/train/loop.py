@@ -75,7 +75,9 @@ def start(
         display.message(line)
     if found is not None:
         trainer.resume(found)
-        display.message(f"resuming {folder.folder} at step {found.step}")
+        steps = setup.config.train.steps
+        done = f"{folder.folder} has taken all its {steps} steps; raise train.steps to train further"
+        display.message(done if found.step >= steps else f"resuming {folder.folder} at step {found.step}")
         if setup.fresh_optimizer:
             display.warning("the optimizer begins anew: its state belonged to other parameters or another rule")
     folder.write_config(setup.config)
