@@ -101,13 +101,15 @@ def save(parent: Path, step: int, contents: Contents) -> Path:
     """
     final = parent / f"step-{step}"
     partial = parent / f".step-{step}.partial-{os.getpid()}"
+    old = partial.with_name(f"{partial.name}-old")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write(partial, contents)
         _write_manifest(partial, step)
-        if final.exists():
-            shutil.rmtree(final)
+        if final.exists():  # of a step that was taken again; out of the way by one rename, gone at the next pruning
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
         partial.rename(final)
         sync(parent)
     except OSError as error:
