@@ -15,6 +15,7 @@ import numpy as np
 
 _ROUNDS = 8
 _LONGEST_PERIOD = 1 << 16
+_SIMPLE, _NEAR = 1000, Fraction(1, 10**9)  # a weight this near to a fraction this simple is meant to be it
 
 
 class Order:
@@ -61,8 +62,9 @@ class Mixer:
     """Deals the numbers 0, 1, 2 ... out to parts by weight: a pattern, repeated, in which each part is spread evenly.
 
     After any whole number of periods the shares are the weights, exactly; in between they are off by about one row.
-    The period is the common denominator of the weights as they are written (10 for 0.7 and 0.3), and where that would
-    be longer than 65536 the weights are rounded to that many parts.
+    The period is the common denominator of the weights as they are written (10 for 0.7 and 0.3), or as the fractions
+    that they stand for (3 for 0.3333333333); where that would be longer than 65536, weights are rounded to that many
+    parts.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -89,9 +91,12 @@ class Mixer:
 
 def _counts(weights: Sequence[float]) -> list[int]:
     """Return how many rows of a period each part gets, one at least."""
-    exact = [Fraction(str(weight)) for weight in weights]
-    exact = [weight / sum(exact) for weight in exact]
-    period = reduce(lcm, (weight.denominator for weight in exact))
-    if period <= _LONGEST_PERIOD:
-        return [int(weight * period) for weight in exact]
-    return [max(1, round(weight * _LONGEST_PERIOD)) for weight in exact]
+    written = [Fraction(str(weight)) for weight in weights]
+    simple = [weight.limit_denominator(_SIMPLE) for weight in written]
+    near = all(abs(a - b) < _NEAR for a, b in zip(simple, written, strict=True))
+    for shares in (written, *([simple] if near and sum(simple) == 1 else [])):  # 0.3333333333 may mean a third
+        exact = [share / sum(shares) for share in shares]
+        period = reduce(lcm, (share.denominator for share in exact))
+        if period <= _LONGEST_PERIOD:
+            return [int(share * period) for share in exact]
+    return [max(1, round(weight / sum(written) * _LONGEST_PERIOD)) for weight in written]
