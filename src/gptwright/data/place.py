@@ -40,7 +40,7 @@ def workplace(target: Path, waiting: Callable[[], None]) -> Iterator[Path]:
     path = target.with_name(f".{target.name}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(path, waiting)
+        lock = take_lock(path, waiting)
         partial = target.with_name(f".{target.name}.partial" + ("" if lock is not None else f"-{uuid4().hex}"))
         partial.mkdir(exist_ok=True)
     except OSError as error:
@@ -102,21 +102,27 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _take(path: Path, waiting: Callable[[], None]) -> int | None:
-    """Return the lock held on ``path``, or None where the system has none."""
+def take_lock(path: Path, waiting: Callable[[], None]) -> int | None:
+    """Return the lock held on ``path``, which is let go when it is closed or its process ends, however it ends.
+
+    While another process holds it, ``waiting`` is called again and again; it may raise. None: the system or the
+    disk knows no locks.
+    """
     while fcntl is not None:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle, busy = os.open(path, os.O_RDWR | os.O_CREAT, 0o644), False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _still_there(handle, path):
                 return handle
         except BlockingIOError:
-            waiting()
-            time.sleep(_POLL_SECONDS)
+            busy = True
         except OSError:  # a disk that knows no locks
             os.close(handle)
             return None
         os.close(handle)
+        if busy:
+            waiting()
+            time.sleep(_POLL_SECONDS)
     return None
 
 
