@@ -81,14 +81,24 @@ def publish(partial: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all, also after a power cut."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+def write_file(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """Write a small file so that it is there whole or not at all; ``lasting``: also after a power cut.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is, and nothing else.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,7 +6,6 @@ which carries the size and sha256 of every other file. It is written beside, syn
 reader sees all of it or nothing.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gptwright.data.checked import file_hash
+from gptwright.data.place import sync_folder
 from gptwright.errors import CheckpointError
 from gptwright.ops.precision import DTYPES, Precision
 from gptwright.train.contents import Contents, unshared
@@ -111,7 +112,7 @@ def save(parent: Path, step: int, contents: Contents) -> Path:
             shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
         partial.rename(final)
-        sync(parent)
+        sync_folder(parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -204,10 +205,10 @@ def _write_manifest(folder: Path, step: int) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         sync(path)
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     (folder / MANIFEST).write_text(json.dumps({"format": 1, "step": step, "files": files}, indent=2), "utf-8")
     sync(folder / MANIFEST)
-    sync(folder)
+    sync_folder(folder)
 
 
 def _verify_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
@@ -219,7 +220,7 @@ def _verify_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
         raise CheckpointError(
             f"checkpoint {folder} is damaged: {name} has {size} bytes and its manifest says {expected['bytes']}"
         )
-    found = _sha256(path)
+    found = file_hash(path)
     if found != expected["sha256"]:
         raise CheckpointError(
             f"checkpoint {folder} is damaged: {name} has sha256 {found[:12]}... "
@@ -227,13 +228,8 @@ def _verify_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sync(path: Path) -> None:
-    """Let a file, or the names in a folder, outlast a power cut."""
+    """Let what was written into a file outlast a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """What a checkpoint is written from: tensors and texts by the names of their files."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,18 @@ class Contents:
 
 
 def contents_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], state: dict[str, Any]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    state: dict[str, Any],
+    *,
+    texts: Mapping[str, str] | None = None,
+    folders: tuple[Path, ...] = (),
 ) -> Contents:
-    """Return what a checkpoint of a run holds, torch's random state now included; tensors are the run's own."""
+    """Return what a checkpoint of a run holds, torch's random state now included; tensors are the run's own.
+
+    ``texts`` (by file name) and ``folders`` are put in besides.
+    """
     whole = optimizer.state_dict()
     moving: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
@@ -46,11 +55,12 @@ def contents_of(
         "optimizer.safetensors": moving,
         "random.safetensors": _random_state(),
     }
-    texts = {
+    written = {
         "state.json": json.dumps(state, indent=2),
         "optimizer.json": json.dumps({"state": plain, "param_groups": groups}),
+        **(texts or {}),
     }
-    return Contents(tensors | ({"average.safetensors": average} if average else {}), texts)
+    return Contents(tensors | ({"average.safetensors": average} if average else {}), written, folders)
 
 
 def _random_state() -> dict[str, Tensor]:

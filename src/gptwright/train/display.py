@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptwright.train.pace import Pace, Workload
-from gptwright.train.report.words import clock, compact, short
+from gptwright.train.report.words import clock, compact, number, short
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -91,10 +91,10 @@ class Display:
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Show one evaluation: `step`, `val_loss`, `val_bits_per_byte`; it stays above a live bar."""
         self._move(metrics, "evaluation")
-        words = [f"val loss {_number(metrics.get('val_loss')):.4f}"]
-        bits = _number(metrics.get("val_bits_per_byte"))
+        words = [f"val loss {number(metrics.get('val_loss')):.4f}"]
+        bits = number(metrics.get("val_bits_per_byte"))
         words += [f"{bits:.4f} bits/byte"] if math.isfinite(bits) else []
-        words += [f"{clock(_number(metrics['train_seconds']))} trained"] if "train_seconds" in metrics else []
+        words += [f"{clock(number(metrics['train_seconds']))} trained"] if "train_seconds" in metrics else []
         self._line(f"{self._where()}  {'  '.join(words)}", style="bold")
 
     def sample(self, step: int, text: str) -> None:
@@ -121,11 +121,11 @@ class Display:
         self._phase = visible(name)
 
     def _move(self, metrics: Mapping[str, Any], event: str = "") -> None:
-        self._latest.update({name: _number(value) for name, value in metrics.items()})
+        self._latest.update({name: number(value) for name, value in metrics.items()})
         self._phase = ""
         if "step" in metrics:
             self._step = int(metrics["step"])
-            self._pace.note(self.step, _number(metrics.get("train_seconds")), event)
+            self._pace.note(self.step, number(metrics.get("train_seconds")), event)
 
     def _picture(self) -> RenderableType:
         """Return the two lines at the bottom of a terminal; rich asks for them four times a second."""
@@ -195,7 +195,3 @@ def sparkline(values: list[float], width: int) -> str:
 def visible(text: str) -> str:
     """Return ``text`` with control characters replaced: a model's bytes must not steer a terminal."""
     return _CONTROL.sub("�", text.replace("\r\n", "\n"))
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

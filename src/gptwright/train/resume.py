@@ -34,7 +34,7 @@ STATE_BREAKERS = ("optim.type", "optim.groups", "train.freeze", "train.unfreeze"
 
 def optimizer_state_fits(config: RunConfig, saved: Mapping[str, Any]) -> bool:
     """Say whether the optimizer state of a run whose settings were ``saved`` is one that ``config`` can go on with."""
-    old, new = dict(_flat(_completed(saved, config))), dict(_flat(config.to_dict()))
+    old, new = dict(flat(_completed(saved, config))), dict(flat(config.to_dict()))
     return all(old.get(key) == new.get(key) for key in {*old, *new} if _below(key, STATE_BREAKERS))
 
 
@@ -48,7 +48,7 @@ def refuse_other_settings(
     Raises:
         ConfigError: naming the settings that differ.
     """
-    old, new = dict(_flat(_completed(saved, config))), dict(_flat(config.to_dict()))
+    old, new = dict(flat(_completed(saved, config))), dict(flat(config.to_dict()))
     if config.model.vocab_size is None:  # taken from the data, which are compared by themselves
         new["model.vocab_size"] = old.get("model.vocab_size")
     differ = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
@@ -75,7 +75,7 @@ def _completed(saved: Mapping[str, Any], config: RunConfig) -> Mapping[str, Any]
 
 
 def _code(data: Mapping[str, Any]) -> set[str]:
-    return {value for key, value in _flat(data) if key.endswith("type") and isinstance(value, str) and ":" in value}
+    return {value for key, value in flat(data) if key.endswith("type") and isinstance(value, str) and ":" in value}
 
 
 def _below(key: str, parents: Iterable[str]) -> bool:
@@ -84,12 +84,13 @@ def _below(key: str, parents: Iterable[str]) -> bool:
     return below or key in {f"{parent.rpartition('.')[0]}.type" for parent in parents}
 
 
-def _flat(data: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+def flat(data: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield each single setting of nested plain data with its dotted path."""
     if isinstance(data, Mapping) and data:
         for key, value in data.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
+            yield from flat(value, f"{path}.{key}" if path else str(key))
     elif isinstance(data, list) and any(isinstance(value, Mapping) for value in data):
         for index, value in enumerate(data):
-            yield from _flat(value, f"{path}.{index}")
+            yield from flat(value, f"{path}.{index}")
     else:
         yield path, data

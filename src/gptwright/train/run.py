@@ -1,7 +1,6 @@
 """A run is a folder: settings, metrics, samples, checkpoints, and in the end a report."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gptwright.config.yaml import Source, dump, parse
+from gptwright.data.place import write_file
 from gptwright.errors import CheckpointError, ConfigError, GptwrightError
 from gptwright.train.checkpoint import Checkpoint, by_step, latest, step_of, sync, verify
 from gptwright.train.config import RunConfig
@@ -201,9 +201,4 @@ def _append(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, "utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_file(path, text.encode(), lasting=False)

@@ -19,6 +19,7 @@ from gptwright.train.lora import add_adapters
 from gptwright.train.measured import choose_once
 from gptwright.train.resume import optimizer_state_fits
 from gptwright.train.run import CONFIG, RunFolder, read_data
+from gptwright.train.saved import Saved
 from gptwright.train.work import Work
 
 
@@ -33,8 +34,8 @@ class Setup:
     """Settings that a resumed run changes although they touch what was learnt."""
     fresh_optimizer: bool = False
     """Whether a resumed run begins with an optimizer that remembers nothing."""
-    resuming: bool = False
-    """Whether weights come from a checkpoint of the run itself."""
+    base: Saved | None = None
+    """What `init_from` stands for; None where weights come from nothing, or from a checkpoint of the run itself."""
 
     @classmethod
     def of(
@@ -49,11 +50,12 @@ class Setup:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config.build_schedule()  # phases that do not fit are refused before any work
         refuse_unknown_names(config)
+        base = start_from.base_of(config) if found is None else None
         data = RunData.open(
             config,
             device,
             lambda stage, done, total: display.phase(_stage(stage, done, total)),
-            start_from.tokenizer(config, found),
+            start_from.tokenizer(config, found or base),
         )
         if found is not None:
             _refuse_other_data(folder, found, data, on_purpose)
@@ -62,12 +64,13 @@ class Setup:
         kept = found is not None and "train.precision" not in on_purpose
         precision = found.precision() if found and kept else choose_once(config.train.precision, device)
         fresh = found is not None and not optimizer_state_fits(config, read_data(found.folder / CONFIG))
-        return cls(config, data, precision, on_purpose, fresh, resuming=found is not None)
+        return cls(config, data, precision, on_purpose, fresh, base)
 
     def begin(self, *, anew: bool = False) -> Work:
         """Return the run before its first step, from the run's seed; ``anew``: also where a checkpoint was meant."""
         torch.manual_seed(self.config.train.seed)
-        model = start_from.build_model(self.config, self.data.device, resuming=self.resuming and not anew)
+        base = start_from.base_of(self.config) if anew and self.base is None else self.base
+        model = start_from.build_model(self.config, self.data.device, base)
         self.trained = self._choose(model)
         return Work(self, model)
 

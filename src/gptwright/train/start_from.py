@@ -5,10 +5,9 @@ when a run begins, and never again: a run's own checkpoints have everything.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.train.checkpoint import Checkpoint
 from gptwright.train.config import RunConfig
 from gptwright.train.lora import add_adapters
+from gptwright.train.resume import flat
 from gptwright.train.run import CONFIG
 from gptwright.train.saved import Saved, find_checkpoint, named
 
@@ -96,7 +96,7 @@ def refuse_other_model(config: RunConfig, base: Base, *, trust_code: bool) -> No
         ConfigError: they would not, or would not fit.
     """
     before = base.model(trust_code=trust_code)
-    old, new = dict(_flat(before.to_dict())), dict(_flat(config.model.to_dict()))
+    old, new = dict(flat(before.to_dict())), dict(flat(config.model.to_dict()))
     differ = [key for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
     fixed = [key for key in differ if not any(fnmatchcase(key, free) for free in FREE)]
     if fixed:
@@ -115,7 +115,7 @@ def _refuse_other_shapes(new: ModelConfig, old: ModelConfig, base: Base, key: st
     here, there = _shapes(new), _shapes(old)
     for name in sorted({*here, *there}):
         if here.get(name) != there.get(name):
-            values = dict(_flat(new.to_dict())).get(key), dict(_flat(old.to_dict())).get(key)
+            values = dict(flat(new.to_dict())).get(key), dict(flat(old.to_dict())).get(key)
             raise ConfigError(
                 f"model.{key} is {values[0]!r}, and in {base.path} it is {values[1]!r}: {name} would be "
                 f"{here.get(name, 'absent')} and is {there.get(name, 'absent')} there; leave model.{key} out, or train "
@@ -140,17 +140,26 @@ def _refuse_other_tokenizer(config: RunConfig, base: Base) -> None:
         )
 
 
-def tokenizer(config: RunConfig, found: Checkpoint | None = None) -> Tokenizer | None:
-    """Return the tokenizer that new text must be read with, or None where the run may train one.
-
-    ``found`` is the checkpoint that the run goes on from; it has its own copy, so the base is not asked again.
+def base_of(config: RunConfig) -> Saved | None:
+    """Return the checkpoint that `init_from` stands for, checked whole; None where a run begins from nothing.
 
     Raises:
-        CheckpointError: the base is not there, or has no tokenizer.
+        CheckpointError: the base is not there, or is damaged.
     """
-    if config.init_from is None:
+    return None if config.init_from is None else Base(config.init_from).found
+
+
+def tokenizer(config: RunConfig, origin: Checkpoint | None) -> Tokenizer | None:
+    """Return the tokenizer that new text must be read with, or None where the run may train one.
+
+    ``origin`` is what the run begins with or goes on from: its base, or a checkpoint of its own, which has a copy.
+
+    Raises:
+        CheckpointError: it has no tokenizer.
+    """
+    if config.init_from is None or origin is None:
         return None
-    folder = (found or Base(config.init_from).found).folder / "tokenizer"
+    folder = origin.folder / "tokenizer"
     if not folder.is_dir():
         raise CheckpointError(
             f"init_from: {folder.parent} has no tokenizer, and without it no text can become the tokens that its model "
@@ -160,18 +169,16 @@ def tokenizer(config: RunConfig, found: Checkpoint | None = None) -> Tokenizer |
     return load_tokenizer(folder, trust_code=named_by_settings)
 
 
-def build_model(config: RunConfig, device: torch.device, *, resuming: bool = False) -> GPT:
-    """Return the model that training begins with: new, or with the base's weights, and with adapters where asked.
-
-    ``resuming``: weights come from the run's own checkpoint afterwards, so the base is not asked.
+def build_model(config: RunConfig, device: torch.device, base: Saved | None) -> GPT:
+    """Return the model that training begins with: new, or with the weights of ``base``, and with adapters where asked.
 
     Raises:
-        CheckpointError: the base is not there, is damaged, or does not fit.
+        CheckpointError: the base does not fit.
         ConfigError: adapters cannot be had as `lora` says.
     """
     model = GPT(config.model).to(device)
-    if config.init_from is not None and not resuming:
-        load_weights(model, Base(config.init_from).found)
+    if base is not None:
+        load_weights(model, base)
     if config.lora is not None:
         add_adapters(model, config.lora)
     return model
@@ -185,11 +192,3 @@ def load_weights(model: nn.Module, found: Saved) -> None:
     """
     with named("init_from"):
         found.restore_weights(model)
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, child in value.items():
-            yield from _flat(child, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value

@@ -23,10 +23,13 @@ MICRO_BATCH_TOKENS = 16384
 """Tokens worked on at once where `train.micro_batch` does not say."""
 
 
-def micro_batch_rows(train: TrainConfig, context: int, rows: int | None = None) -> int:
-    """Return how many rows of ``context`` tokens are worked on at once, of ``rows`` or of a whole step."""
+def micro_batch_rows(train: TrainConfig, context: int, rows: int | None = None, cut: int = 1) -> int:
+    """Return how many rows of ``context`` tokens are worked on at once, of ``rows`` or of a whole step.
+
+    ``cut`` is how many rows each sequence became: `train.micro_batch` counts whole sequences.
+    """
     rows = rows or max(1, train.tokens_per_step // context)
-    return min(rows, train.micro_batch or max(1, MICRO_BATCH_TOKENS // context))
+    return min(rows, cut * train.micro_batch if train.micro_batch else max(1, MICRO_BATCH_TOKENS // context))
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision.compute_dtype == torch.float16)  # pyright: ignore[reportPrivateImportUsage]
         self._loss: Any = torch.compile(self._summed_loss) if train.compile else self._summed_loss
         self.cut = 1
-        """Rows that each sequence has been cut into: `train.micro_batch` counts whole sequences."""
+        """Rows that each sequence has been cut into."""
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step(self, step: int, inputs: Tensor, targets: Tensor, segments: Tensor | None = None) -> StepResult:
@@ -133,10 +136,7 @@ class Stepper:
         return total / max(1, tokens)
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
-        train = self.train
-        if train.micro_batch is not None:
-            return batch.split(train.micro_batch * self.cut)
-        return batch.split(micro_batch_rows(train, batch.inputs.shape[1], batch.rows))
+        return batch.split(micro_batch_rows(self.train, batch.inputs.shape[1], batch.rows, self.cut))
 
     def _summed_loss(self, inputs: Tensor, targets: Tensor, segments: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the summed cross-entropy and what components ask to be added to the mean one."""

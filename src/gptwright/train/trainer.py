@@ -11,6 +11,7 @@ from gptwright.model.score import Score
 from gptwright.ops.memory import kept_memory
 from gptwright.ops.precision import peak_flops
 from gptwright.train import exhausted
+from gptwright.train.checkpoint import Checkpoint
 from gptwright.train.diagnose import first_bad_tensor
 from gptwright.train.display import Display
 from gptwright.train.pace import Workload
@@ -87,7 +88,7 @@ class Trainer:
             every["sample"] = train.sample_every
         return Workload(train.steps, every, train.tokens_per_step, sizes, self.data.prepared.val.tokens)
 
-    def resume(self, found: Any) -> None:
+    def resume(self, found: Checkpoint) -> None:
         """Go on from a checkpoint."""
         state = self.work.restore(found)
         self.telling.restore(state, self.work)

@@ -74,9 +74,14 @@ class Work:
             "data": setup.data.prepared.fingerprint,
             "vocab_size": setup.data.tokenizer.vocab_size,
         }
-        found = contents_of(self.model, self.stepper.optimizer, self.average.tensors(), state)
-        found.texts["config.yaml"] = config
-        return Contents(found.tensors, found.texts, (setup.data.prepared.tokenizer_folder,))
+        return contents_of(
+            self.model,
+            self.stepper.optimizer,
+            self.average.tensors(),
+            state,
+            texts={"config.yaml": config},
+            folders=(setup.data.prepared.tokenizer_folder,),
+        )
 
     def restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Go on from a checkpoint; return its plain part.

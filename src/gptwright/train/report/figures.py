@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gptwright.train.report.read import Run
-from gptwright.train.report.state import last_step, number, state
-from gptwright.train.report.words import clock, compact, fixed, short
+from gptwright.train.report.state import last_step, state
+from gptwright.train.report.words import clock, compact, fixed, number, short
 
 
 @dataclass(frozen=True)

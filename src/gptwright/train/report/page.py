@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import re
 from datetime import UTC, datetime
 from functools import cache
@@ -13,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from gptwright import __version__
+from gptwright.data.place import write_file
 from gptwright.errors import GptwrightError
 from gptwright.train.report.figures import commands, headline, key_figures, notes
 from gptwright.train.report.lines import Columns
@@ -55,12 +55,9 @@ def write_report(run_folder: Path, *, title: str | None = None) -> Path:
     run = read_run(Path(run_folder))
     page = render(run, title or run.folder.resolve().name)
     target = run.folder / "report.html"
-    beside = target.with_name(f".report.{os.getpid()}.html")
     try:
-        beside.write_text(page, "utf-8")
-        beside.replace(target)  # a reader who reloads during a run never sees half a page
+        write_file(target, page.encode(), lasting=False)  # a reader who reloads never sees half a page
     except OSError as error:
-        beside.unlink(missing_ok=True)
         reason = f"{error.strerror}; check its rights and the free space"
         raise GptwrightError(f"cannot write '{target}': {reason}") from None
     return target

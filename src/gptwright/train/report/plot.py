@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from gptwright import __version__
+from gptwright.data.place import write_file
 from gptwright.errors import GptwrightError
 from gptwright.train.report.chart import draw
 from gptwright.train.report.overlay import Overlay
@@ -41,12 +42,9 @@ def write_plot(chart: Overlay, target: Path, *, x_name: str = "step", log: bool 
     if log and not chart.can_log(x_name):
         raise GptwrightError(f"'{chart.title}' has no positive values to show on a log scale; leave --log away")
     content = make(chart, x_name, log)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_bytes(content)
-        beside.replace(target)
+        write_file(target, content, lasting=False)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise GptwrightError(f"cannot write '{target}': {error.strerror}; name another with --out") from None
     return target
 

@@ -14,7 +14,8 @@ from gptwright.errors import GptwrightError
 from gptwright.model.config import ModelConfig
 from gptwright.train.report.figures import brief
 from gptwright.train.report.read import Run, read_run
-from gptwright.train.report.state import number, state
+from gptwright.train.report.state import state
+from gptwright.train.report.words import number
 
 MARKS = ("config.yaml", "metrics.jsonl", "summary.json")
 """Files that make a folder a run."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptwright.train.lock import LOCK
 from gptwright.train.report.read import Run
+from gptwright.train.report.words import number
 
 try:
     import fcntl
 except ImportError:  # Windows: no locks, so no run is known to be running
     fcntl = None
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,6 @@ def last_step(run: Run) -> int:
     steps = [*(part["step"][-1] for part in (run.train, run.val) if "step" in part and part["step"].size)]
     steps.append(number(run.summary.get("step")))
     return int(max((step for step in steps if math.isfinite(step)), default=0))
-
-
-def number(value: Any) -> float:
-    """Return ``value`` as a number, NaN where it is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def _all_done(run: Run, step: int, steps: int | None) -> bool:

@@ -1,12 +1,12 @@
 """The picture of a learning-rate range test: a page, and a curve for the terminal."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from gptwright import __version__
+from gptwright.data.place import write_file
 from gptwright.errors import GptwrightError
 from gptwright.train.find_lr import RangeTest
 from gptwright.train.report.axis import Axis, span
@@ -48,12 +48,9 @@ def write_sweep(test: RangeTest, target: Path, title: str) -> Path:
         script_hash=digest,
         version=__version__,
     )
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_text(page, "utf-8")
-        beside.replace(target)
+        write_file(target, page.encode(), lasting=False)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise GptwrightError(f"cannot write '{target}': {error.strerror}; name another with --out") from None
     return target
 

@@ -1,6 +1,7 @@
 """Numbers as people read them: `1.23M`, `2 min 05 s`, `1.8734`."""
 
 import math
+from typing import Any
 
 _SUFFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
@@ -47,3 +48,8 @@ def _significant(value: float, digits: int) -> str:
     decimals = max(0, digits - len(str(int(abs(value)))))
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def number(value: Any) -> float:
+    """Return ``value`` as a number, NaN where it is none."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -1,7 +1,6 @@
 """The trackers of a run, as one. None of them can end a run."""
 
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from pydantic_core import PydanticCustomError
 
 from gptwright.config.slot import ComponentConfig
+from gptwright.data.place import write_file
 from gptwright.errors import ConfigError
 from gptwright.train.track.base import TRACKER, MissingPackage, TrackedRun, require
 
@@ -151,12 +151,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def _write(path: Path, kept: dict[str, dict[str, Any]], notes: list[str], tell: Tell | None) -> None:
     if not kept:
         return
-    beside = path.with_name(f".{KEPT}.{os.getpid()}")
     try:
-        beside.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-        beside.replace(path)
+        write_file(path, (json.dumps(kept, indent=2) + "\n").encode(), lasting=False)
     except (OSError, TypeError, ValueError) as error:
-        beside.unlink(missing_ok=True)
         _note(notes, tell, f"{path} cannot be written ({error}); when resumed, trackers will take this for a new run")
 
 
