@@ -4,7 +4,10 @@ import os
 
 import pytest
 
+from gptwright.config.cache import cache_folder
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GPTWRIGHT_NATIVE", str(cache_folder() / "native"))  # compiled once, whatever cache a test has
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -42,6 +42,7 @@ BLIND = {3}
 
 OPTIONAL = {
     "datasets",
+    "llguidance",
     "mlflow",
     "peft",
     "pyarrow",

@@ -56,7 +56,7 @@ def test_presets_are_counted(reference):
 
 def test_every_public_name_is_described(reference):
     page = reference.python_page()
-    assert "generate(model, prompt, *, max_new_tokens=200" in page
+    assert "generate(model, prompts, *, n=1" in page
     assert "\n## GPT\n" in page
 
 

@@ -29,6 +29,10 @@ DOCUMENTS = [
     "docs/data.md",
     "docs/fine-tuning.md",
     "docs/watching.md",
+    "docs/generating.md",
+    "docs/chat.md",
+    "docs/speed.md",
+    "docs/quantization.md",
 ]
 TINY = ["train.tokens_per_step=512", "train.eval_every=0", "train.sample_tokens=8", "train.trackers=[]"]
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n+)?```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)```", re.DOTALL)

@@ -26,6 +26,8 @@ _HOME = {
     "load": "gptwright.train.load",
     "train": "gptwright.train.loop",
     "generate": "gptwright.generate.text",
+    "stream": "gptwright.generate.text",
+    "Completion": "gptwright.generate.completion",
     "evaluate": "gptwright.evaluate.likelihood",
     "GptwrightError": "gptwright.errors",
     "ConfigError": "gptwright.errors",
@@ -38,6 +40,7 @@ __all__ = [
     "GPT",
     "Attention",
     "CheckpointError",
+    "Completion",
     "ConfigError",
     "DataError",
     "FeedForward",
@@ -55,6 +58,7 @@ __all__ = [
     "generate",
     "load",
     "loss",
+    "stream",
     "train",
     "unfreeze",
 ]
@@ -86,7 +90,8 @@ sys.modules[__name__].__class__ = _Face
 if TYPE_CHECKING:
     from gptwright.errors import CheckpointError, ConfigError, DataError, GptwrightError, Unsupported
     from gptwright.evaluate.likelihood import evaluate
-    from gptwright.generate.text import generate
+    from gptwright.generate.completion import Completion
+    from gptwright.generate.text import generate, stream
     from gptwright.model.config import ModelConfig
     from gptwright.model.freeze import freeze, unfreeze
     from gptwright.model.gpt import GPT

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gptwright import Attention, FeedForward, Norm, Position
+from gptwright import Attention, FeedForward, Norm, Position, Sequence
 from gptwright.nn.attention.softmax import Softmax
 from gptwright.nn.feed_forward.mlp import MLP
 from gptwright.nn.state.cache import KeyValueCache
@@ -104,7 +104,7 @@ class Idles(Plain):
 class Forgets(Softmax):
     def forward(self, x, seq, state=None):
         if state is not None:
-            state.v *= 0.9
+            state.v.mul_(0.9)
         return super().forward(x, seq, state)
 
 
@@ -112,7 +112,7 @@ class Forgets(Softmax):
 class ForgetsInPaddedBatches(Softmax):
     def forward(self, x, seq, state=None):
         if state is not None and seq.start is None:
-            state.v *= 0.9
+            state.v.mul_(0.9)
         return super().forward(x, seq, state)
 
 
@@ -146,6 +146,14 @@ class SelectsWrongly(Softmax):
 class TruncatesWrongly(Softmax):
     def init_state(self, *args, **kwargs):
         return TruncatesNothing.of(super().init_state(*args, **kwargs))
+
+
+# rows go on by themselves
+class TakesRowsForEquals(Softmax):
+    def forward(self, x, seq, state=None):
+        if seq.ragged:
+            seq = Sequence.at(seq.positions[:1].expand_as(seq.positions).contiguous())
+        return super().forward(x, seq, state)
 
 
 def scaled_reference(x):

@@ -30,6 +30,7 @@ WORDS = {
     "ForgetsInPaddedBatches": r"^left-padded rows in pieces, row 0: ",
     "SelectsWrongly": r"selected",
     "TruncatesWrongly": r"^4 tokens truncated to 2: ",
+    "TakesRowsForEquals": r"^three rows of a decoder: ",
     "FastAndWrong": r"^fast path, 1000 tokens: ",
     "Untraceable": r"^\w+: .* \(broken\.py:\d+\)$",
     "CutThroughANorm": r"^the sum of 2 slices of .*:CutThroughANorm \(layers\.0\.feed_forward\): ",

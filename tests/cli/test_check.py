@@ -34,11 +34,11 @@ def test_a_class_that_keeps_every_law(gptwright, workshop):
     lines = done.out.splitlines()
     assert lines[0] == "mine:MyAttention as attention in models of d_model 32, with heads=2"
     table = lines[2 : lines.index("", 2)]
-    assert len(table) == 22
+    assert len(table) == 23
     assert all(line[38:].startswith("kept") for line in table)
     assert "compiled equals eager                 kept" in table
     assert "slices sum to the whole               kept    not cut: mine:MyAttention has no tp_plan" in table
-    assert lines[-1] == "mine:MyAttention keeps all 22 laws"
+    assert lines[-1] == "mine:MyAttention keeps all 23 laws"
 
 
 def test_a_class_that_breaks_one(gptwright, own):
@@ -53,7 +53,7 @@ def test_a_class_that_breaks_one(gptwright, own):
     ) in done.out
     assert "Traceback" not in done.out + done.err
     assert done.err == (
-        "error: own_parts:Peeks breaks 1 of 22 laws: 'the future is unseen'; 8 that rest on it stay open\n"
+        "error: own_parts:Peeks breaks 1 of 23 laws: 'the future is unseen'; 9 that rest on it stay open\n"
     )
 
 

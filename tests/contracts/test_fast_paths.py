@@ -10,6 +10,7 @@ import torch
 import gptwright as gw
 from gptwright.check.measure import fed
 from gptwright.check.models import build, tokens
+from gptwright.model.decoder import Decoder
 from gptwright.ops.reference import PAIRS, reference_paths
 
 from . import parts
@@ -45,4 +46,5 @@ def test_every_fast_path_is_compared():
 def _run(models: list[gw.GPT], ids: torch.Tensor) -> None:
     for model in models:
         fed(model, ids, (69, 1))
+        Decoder(model).extend(0, [1])
         model(ids)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gptwright.config import cache
 from gptwright.data import place
 from gptwright.data.config import DataConfig
 from gptwright.data.prepare import prepare
@@ -210,12 +211,12 @@ def test_an_unwritable_cache_is_named(book, tmp_path, monkeypatch, run):
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
-    assert place.cache_folder() == tmp_path / "cache"
+    assert cache.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("GPTWRIGHT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert place.cache_folder() == Path("/x/gptwright")
+    assert cache.cache_folder() == Path("/x/gptwright")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert place.cache_folder() == Path.home() / ".cache/gptwright"
+    assert cache.cache_folder() == Path.home() / ".cache/gptwright"
 
 
 def test_a_folder_that_holds_something_else(book, tmp_path, run):

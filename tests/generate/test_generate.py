@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import gptwright as gw
-from gptwright.generate.text import Sampling, stream
 
 ATTENTIONS = {
     "softmax": {"type": "softmax", "n_heads": 2, "n_kv_heads": 1},
@@ -17,15 +16,15 @@ every_attention = pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=
 
 
 def test_a_seed_repeats_and_another_differs(model):
-    texts = [gw.generate(model, "the ", max_new_tokens=40, seed=seed) for seed in (1, 1, 2)]
+    texts = [gw.generate(model, "the ", max_new_tokens=12, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    assert len(texts[0]) == 44
+    assert len(texts[0]) == 16
     assert texts[0].startswith("the ")
 
 
 def test_without_a_seed_draws_differ_and_the_global_generator_is_untouched(model):
     before = torch.get_rng_state()
-    assert len({gw.generate(model, "the ", max_new_tokens=40) for _ in range(3)}) == 3
+    assert len({gw.generate(model, "the ", max_new_tokens=12) for _ in range(3)}) == 3
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -59,14 +58,14 @@ def test_a_batch_of_left_padded_prompts_is_each_alone(load, attention, position)
 @pytest.mark.parametrize("tokenizer", ["char", "byte", {"type": "bpe", "vocab_size": 300}])
 def test_pieces_joined_are_the_text(load, tokenizer):
     model = load({"data.tokenizer": tokenizer})
-    sampling = Sampling(max_new_tokens=30, seed=4)
-    pieces = list(stream(model, "the ", sampling))
+    pieces = list(gw.stream(model, "the ", max_new_tokens=30, seed=4, overflow="slide"))
     assert len(pieces) > 10
-    assert "the " + "".join(pieces) == gw.generate(model, "the ", max_new_tokens=30, seed=4)
+    assert all(pieces)
+    assert "the " + "".join(pieces) == gw.generate(model, "the ", max_new_tokens=30, seed=4, overflow="slide")
 
 
 def test_pieces_come_as_they_are_made(model):
-    pieces = stream(model, "the ", Sampling(max_new_tokens=10**9, seed=0))
+    pieces = gw.stream(model, "the ", max_new_tokens=10**9, seed=0, overflow="slide")
     assert len([next(pieces) for _ in range(40)]) == 40
 
 
@@ -74,17 +73,17 @@ def test_characters_of_several_bytes_are_never_cut(load, tmp_path):
     book = tmp_path / "umlauts.txt"
     book.write_text("äöü — 日本語 🐈 " * 300, "utf-8")
     model = load({"data.source": str(book), "data.tokenizer": "byte", "train.steps": 60, "optim.lr": 0.02})
-    pieces = list(stream(model, "äöü ", Sampling(max_new_tokens=120, temperature=0.3, seed=0)))
-    prompt = torch.tensor([model.tokenizer.encode("äöü ").tolist()])
-    ids = model.generate(prompt, 120, temperature=0.3, seed=0)[0].tolist()
-    assert "äöü " + "".join(pieces) == model.tokenizer.decode(ids)
-    assert "" in pieces  # half a character is held back
+    how = {"max_new_tokens": 120, "temperature": 0.3, "seed": 0, "overflow": "slide"}
+    pieces = list(gw.stream(model, "äöü ", **how))
+    found = gw.generate(model, "äöü ", details=True, **how)
+    assert "".join(pieces) == found.text == model.tokenizer.decode(found.ids)
+    assert len(pieces) < len(found.ids)  # half a character is held back
     assert {"ä", "日"} & set(pieces)
 
 
 def test_past_the_learned_positions_the_context_slides(load):
     model = load({"model.position": "learned"})
-    text = gw.generate(model, "the cat sat on", max_new_tokens=100, seed=0)
+    text = gw.generate(model, "the cat sat on", max_new_tokens=100, seed=0, overflow="slide")
     assert len(text) == 114
     ids = torch.tensor([model.tokenizer.encode("the cat sat on").tolist()])
     found = model.generate(ids, 60, seed=3)
@@ -117,8 +116,10 @@ def test_a_token_that_ends_a_text_ends_the_answer(load, tmp_path):
         (shelf / f"{number}.txt").write_text(letter + ".")
     changes = {"data.source": str(shelf), "data.val_fraction": 0.3, "model.max_seq_len": 8, "model.dropout": 0.0}
     model = load({**changes, "train.steps": 80})
-    assert gw.generate(model, "a", max_new_tokens=50, temperature=0) == "a."
-    assert len(gw.generate(model, "", max_new_tokens=50, seed=0)) < 20  # an empty prompt begins a document
+    assert gw.generate(model, "a", max_new_tokens=7, temperature=0) == "a."
+    assert (
+        len(gw.generate(model, "", max_new_tokens=50, seed=0, overflow="slide")) < 20
+    )  # an empty prompt begins a document
     ids, eot = torch.tensor([model.tokenizer.encode(text).tolist() for text in "a."]), model.tokenizer.eot_id
     dot = int(ids[1, 0])
     assert model.generate(ids, 50, do_sample=False, eos_id=eot)[:, 1:].tolist() == [[dot, eot], [eot, eot]]
@@ -126,10 +127,10 @@ def test_a_token_that_ends_a_text_ends_the_answer(load, tmp_path):
 
 def test_dropout_is_off_while_generating(load):
     model = load({"model.dropout": 0.5})
-    expected = gw.generate(model, "the ", max_new_tokens=20, temperature=0)
+    expected = gw.generate(model, "the ", max_new_tokens=12, temperature=0)
     model.train()
     try:
-        assert gw.generate(model, "the ", max_new_tokens=20, temperature=0) == expected
+        assert gw.generate(model, "the ", max_new_tokens=12, temperature=0) == expected
         assert model.training
         ids = torch.tensor([[1, 2, 3]])
         assert torch.equal(model.generate(ids, 20, do_sample=False), model.generate(ids, 20, do_sample=False))
@@ -143,11 +144,11 @@ def test_no_new_tokens(model):
 
 
 def test_sampling_settings_are_obeyed(model):
-    assert gw.generate(model, "the ", max_new_tokens=30, top_k=1, seed=1) == gw.generate(
-        model, "the ", max_new_tokens=30, temperature=0
+    assert gw.generate(model, "the ", max_new_tokens=9, top_k=1, seed=1) == gw.generate(
+        model, "the ", max_new_tokens=9, temperature=0
     )
-    assert gw.generate(model, "the ", max_new_tokens=30, top_p=1e-6, seed=1) == gw.generate(
-        model, "the ", max_new_tokens=30, temperature=0
+    assert gw.generate(model, "the ", max_new_tokens=9, top_p=1e-6, seed=1) == gw.generate(
+        model, "the ", max_new_tokens=9, temperature=0
     )
 
 

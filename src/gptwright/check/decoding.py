@@ -9,6 +9,7 @@ from gptwright.check.batches import SEGMENTS, documents, ragged
 from gptwright.check.measure import CHUNKS, Broken, T, fed, finite, same
 from gptwright.check.models import tokens
 from gptwright.errors import Unsupported
+from gptwright.model.decoder import Decoder
 from gptwright.model.gpt import GPT
 from gptwright.model.states import ModelStates
 
@@ -40,6 +41,38 @@ def padded_steps_equal_full(model: GPT) -> None:
     pieces = fed(model, ids, (20, 15, 1, 1, 1, 1, 1, 1, 60, 10, 1, 1, 1, 1, 20, 15), segments=SEGMENTS)
     for own, where in documents(ids):
         same(pieces[where][None], model(own), f"a packed document of {own.shape[1]} tokens, in pieces")
+
+
+@torch.no_grad()
+def rows_go_on_by_themselves(model: GPT) -> None:
+    """Rows decoded side by side, each at its own place = each alone, also when one moves, is copied or goes back."""
+    ids = tokens(3, T, seed=7)
+    full, decoder = model(ids), Decoder(model, rows=3, length=16)
+    for row, length in enumerate((70, 1, 5)):
+        found = decoder.extend(row, ids[row, :length].tolist(), every=True)
+        same(found, full[row, :length], f"row {row} of a decoder, its first {length} tokens")
+    _stepped(decoder, ids, full, 6, "three rows of a decoder")
+    at = decoder.lengths[1]
+    kept = decoder.snapshot(1)
+    found = decoder.extend(1, ids[1, at : at + 4].tolist(), every=True)
+    same(found, full[1, at : at + 4], "four tokens more of one row of a decoder")
+    if decoder.can_rewind(1, at):
+        decoder.rewind(1, at)
+    else:
+        decoder.restore(1, kept)
+    same(decoder.extend(1, ids[1, at : at + 1].tolist()), full[1, at], "a row of a decoder that went back")
+    decoder.move(2, 0)  # row 0 has ended
+    decoder.copy(1, 2, decoder.lengths[1])
+    moved = [2, 1, 1]
+    _stepped(decoder, ids[moved], full[moved], 3, "rows of a decoder that were moved and copied")
+
+
+def _stepped(decoder: Decoder, ids: torch.Tensor, full: torch.Tensor, count: int, what: str) -> None:
+    rows = range(decoder.rows)
+    for _ in range(count):
+        at = list(decoder.lengths)
+        found = decoder.step([int(ids[row, at[row]]) for row in rows])
+        same(found, torch.stack([full[row, at[row]] for row in rows]), what)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from gptwright.check.accounting import flops_are_counted, parameters_are_counted
 from gptwright.check.compiled import compiled_equals_eager
 from gptwright.check.decoding import (
     padded_steps_equal_full,
+    rows_go_on_by_themselves,
     states_can_be_selected,
     states_can_be_truncated,
     steps_equal_full,
@@ -40,6 +41,7 @@ RESTS_ON: dict[Holds, tuple[Holds, ...]] = {
     padded_steps_equal_full: (steps_equal_full, packing_changes_nothing),
     states_can_be_selected: (padded_steps_equal_full,),
     states_can_be_truncated: (padded_steps_equal_full,),
+    rows_go_on_by_themselves: (states_can_be_selected, states_can_be_truncated),
     fast_paths_equal_references: (packing_changes_nothing,),
     compiled_equals_eager: (calls_are_independent,),
     slices_sum_to_the_whole: (steps_equal_full,),
@@ -57,6 +59,7 @@ EQUALITY = (
     padding_changes_nothing,
     packing_changes_nothing,
     padded_steps_equal_full,
+    rows_go_on_by_themselves,
     the_future_is_unseen,
     gradients_ignore_neighbours,
     states_can_be_selected,

@@ -19,7 +19,8 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gptwright import __version__
-from gptwright.data.place import cache_folder
+from gptwright.config.cache import cache_folder
+from gptwright.ops.native.build import library, why_not
 from gptwright.ops.precision import choose, device_name, probe
 
 EXTRAS = {
@@ -30,6 +31,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "peft": "finetune",
     "transformers": "finetune",
+    "llguidance": "constrain",
 }
 """Optional packages, and the extra that brings each."""
 
@@ -67,6 +69,7 @@ def examine() -> dict[str, Any]:
         "memory": {"total_bytes": _memory_bytes(), "available_bytes": _available_bytes()},
         "cpu_flags": list(probe("cpu").cpu_flags),
         "devices": [_device_facts(device) for device in _devices()],
+        "decoding": {"native": library() is not None, "reason": why_not()},
         "compiler": next(filter(None, map(shutil.which, _compilers())), None),
         "disk": {"cache": _disk_facts(cache_folder()), "current": _disk_facts(Path.cwd())},
         "packages": {name: {"version": _version(name), "extra": extra} for name, extra in EXTRAS.items()},
@@ -171,9 +174,15 @@ def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
         ("threads", f"{facts['threads']} of torch, on {facts['cores']} cores"),
         ("memory", f"{_size(memory['available_bytes'])} free of {_size(memory['total_bytes'])}"),
         ("CPU flags", ", ".join(facts["cpu_flags"]) or "none that matter here"),
+        ("decoding", _decoding_words(facts["decoding"]["reason"])),
         ("torch.compile", compiler or "no C++ compiler found: leave train.compile off, or install g++"),
         *((f"disk ({name})", _disk_words(disk)) for name, disk in facts["disk"].items()),
     ]
+
+
+def _decoding_words(reason: str | None) -> str:
+    """Return what tokens are decoded with, and why not with the faster kernels."""
+    return "native kernels" if reason is None else f"torch's kernels, which are slower: {reason}"
 
 
 def _disk_words(disk: dict[str, Any]) -> str:

@@ -22,7 +22,9 @@ VERBS = {
     "demo": "Train a small GPT on real text in about a minute, and let it talk.",
     "train": "Train the GPT that a YAML file describes.",
     "generate": "Continue a prompt with a trained GPT.",
+    "chat": "Talk with a trained GPT.",
     "eval": "Measure a trained GPT on its whole validation split.",
+    "quantize": "Write a trained GPT with weights of 8 or 4 bits.",
     "count": "Print parameters and FLOPs without building anything.",
     "check": "Hold the contracts against a component, ours or your own.",
     "data": "Prepare text for training.",
@@ -31,6 +33,7 @@ VERBS = {
     "runs": "List all runs as a table.",
     "plot": "Draw several runs into one chart.",
     "find-lr": "Try out learning rates, and suggest one.",
+    "bench-decode": "Measure how fast a GPT writes, beside what memory allows.",
     "doctor": "Say what this machine can do, and what gptwright makes of it.",
 }
 """Each verb with its help; its module is `gptwright.cli.<verb>`, with `_` for `-`, which holds `command`."""

@@ -14,6 +14,9 @@ from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(metavar="fp32|bf16", help="Compute in this precision. Default: that of the weights.")
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust-code", help="Import code that the run's own settings name (pkg.module:Class).")
 ]

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from gptwright.config.cache import CACHE_VARIABLE
 from gptwright.errors import DataError
 
 try:
@@ -15,16 +16,7 @@ try:
 except ImportError:  # Windows: no lock, so each attempt builds alone in a folder of its own
     fcntl = None
 
-CACHE_VARIABLE = "GPTWRIGHT_CACHE"
 _POLL_SECONDS = 0.1
-
-
-def cache_folder() -> Path:
-    """Return the cache: $GPTWRIGHT_CACHE, or gptwright in $XDG_CACHE_HOME, or in ~/.cache."""
-    if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gptwright"
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gptwright.config.cache import cache_folder
 from gptwright.data.base import Source
 from gptwright.data.census import teller
 from gptwright.data.config import DataConfig
 from gptwright.data.contracts import Progress, SplitName, TextTokenizer, TokenizerMaker
 from gptwright.data.encode import BATCH, Batch, batches, encode_all
 from gptwright.data.index import FORMAT, INDEX, Index, PartIndex, TokenizerFacts, read_index
-from gptwright.data.place import cache_folder, publish, unwritable, workplace, write_file
+from gptwright.data.place import publish, unwritable, workplace, write_file
 from gptwright.data.sample import texts
 from gptwright.data.shards import Prepared
 from gptwright.data.source import open_sources

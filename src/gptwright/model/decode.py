@@ -1,4 +1,4 @@
-"""Decoding over token ids: prefill once, then one token at a time on decode states.
+"""Decoding a batch over token ids: prefill once, then one token at a time on decode states.
 
 Shapes: B batch, T prompt, V vocabulary.
 """
@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from gptwright.errors import GptwrightError
-from gptwright.model.states import ModelStates
+from gptwright.model.decoder import Decoder
 from gptwright.ops.sampling import sample
 
 if TYPE_CHECKING:
     from gptwright.model.gpt import GPT
 
 Overflow = Literal["slide", "refuse"]
+CHUNK = 512
+"""Tokens of a prompt that are read at a time."""
+ROOM = 1024
+"""Tokens that rows are made for at first, at most, unless a prompt is longer."""
 
 
 def check_sampling(max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -66,52 +70,61 @@ def stream_ids(
     Where positions end, ``slide`` goes on from the latest half of the context, read anew.
     """
     check_sampling(max_new_tokens, temperature, top_k, top_p)
+    if ids.ndim != 2:
+        raise GptwrightError(
+            f"ids have shape {tuple(ids.shape)}, and must be (batch, length); use ids[None] for one row"
+        )
     check_room(model, ids.shape[1], max_new_tokens, overflow)
-    window = _Window(model, ids, padding_mask, max_new_tokens)
-    for _ in range(max_new_tokens):
-        last = window.read()  # (B, D)
-        token = sample(model.logits(last), temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    if not max_new_tokens:
+        return
+    writing = _Writing(model, _rows(ids, padding_mask), max_new_tokens)
+    while True:
+        token = sample(writing.logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield token
-        window.add(token)
+        max_new_tokens -= 1
+        if not max_new_tokens:
+            return
+        writing.add(token.tolist())
 
 
-class _Window:
-    """The tokens that decoding looks back on, and the decode states that have seen them."""
+class _Writing:
+    """Rows of tokens that grow by one at a time, with the logits (B, V) of what comes next."""
 
-    def __init__(self, model: "GPT", ids: Tensor, mask: Tensor | None, room: int) -> None:
-        self.model = model
-        self.limit = model.config.position.limit(model.config.context(0))
-        self.ids = ids  # (B, T) all tokens since the last slide
-        self.mask = None if mask is None else mask.bool()
-        self.fed, self.room = 0, room
-        self.states = self._fresh()
+    def __init__(self, model: "GPT", rows: list[list[int]], new: int) -> None:
+        longest = max(len(row) for row in rows)
+        self.rows, self.decoder = rows, Decoder(model, rows=len(rows), length=min(longest + new, max(longest, ROOM)))
+        self.logits = torch.stack([self._read(row, ids) for row, ids in enumerate(rows)])
 
-    def _fresh(self) -> ModelStates:
-        length = self.ids.shape[1] + self.room
-        return self.model.init_states(batch=len(self.ids), length=min(length, self.limit or length))
+    def add(self, tokens: list[int]) -> None:
+        """Append one token to every row."""
+        for row, (ids, token) in enumerate(zip(self.rows, tokens, strict=True)):
+            if (limit := self.decoder.limit) is not None and self.decoder.lengths[row] == limit:
+                keep = max(1, limit // 2) - 1
+                self.decoder.clear(row)
+                if keep:
+                    self._read(row, ids[-keep:])
+            ids.append(token)
+        self.logits = self.decoder.step(tokens)
 
-    def read(self) -> Tensor:
-        """Feed what has not been fed yet; return the last position's vectors (B, D), which alone need logits."""
-        if self.limit is not None and self.ids.shape[1] > self.limit:
-            self._slide()
-        feed = self.ids[:, self.fed :]
-        mask = None if self.mask is None else self.mask[:, self.fed :]
-        self.fed = self.ids.shape[1]
-        seq = self.model.describe(feed, mask, None, self.states)
-        return self.model.hidden(feed, seq, self.states)[:, -1]
+    def _read(self, row: int, ids: list[int]) -> Tensor:
+        last = (len(ids) - 1) // CHUNK * CHUNK
+        for start in range(0, last, CHUNK):
+            self.decoder.extend(row, ids[start : start + CHUNK])
+        return self.decoder.extend(row, ids[last:])
 
-    def add(self, token: Tensor) -> None:
-        """Append one token (B,) to every row."""
-        self.ids = torch.cat((self.ids, token[:, None]), 1)
-        if self.mask is not None:
-            self.mask = torch.cat((self.mask, torch.ones_like(token, dtype=torch.bool)[:, None]), 1)
 
-    def _slide(self) -> None:
-        assert self.limit is not None
-        keep = max(1, self.limit // 2)
-        self.ids = self.ids[:, -keep:]
-        self.mask = None if self.mask is None else self.mask[:, -keep:]
-        self.fed, self.states = 0, self._fresh()
+def _rows(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
+    """Return the real tokens of each row."""
+    if mask is None:
+        return ids.tolist()
+    if mask.shape != ids.shape:
+        raise GptwrightError(
+            f"padding_mask has shape {tuple(mask.shape)} and ids {tuple(ids.shape)}; they must be equal"
+        )
+    rows = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
+    if [] in rows:
+        raise GptwrightError(f"row {rows.index([])} of padding_mask has no real token; give each row at least one")
+    return rows
 
 
 def generate_ids(

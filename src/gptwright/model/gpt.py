@@ -17,6 +17,7 @@ from gptwright.model.decode import generate_ids
 from gptwright.model.init import initialise
 from gptwright.model.recompute import Recompute, run_layer
 from gptwright.model.states import ModelStates
+from gptwright.model.vocabulary import unknown
 from gptwright.nn.state.base import State
 from gptwright.ops.loss import chunked_loss, softcapped
 from gptwright.ops.precision import Precision
@@ -110,16 +111,17 @@ class GPT(nn.Module):
             return Sequence.padded(padding_mask)
         return Sequence.plain(*ids.shape, device=ids.device)
 
-    def hidden(self, ids: Tensor, seq: Sequence, states: ModelStates | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, seq: Sequence, states: ModelStates | list[Any] | None = None) -> Tensor:
         """Return the vectors (B, T, D) that the head reads, for ``ids`` described by ``seq``."""
-        self._check_positions(seq)
+        if not seq.ragged:  # whoever moves rows one by one knows where each of them stands
+            self._check_positions(seq)
         x = self.dropout(self.position(self._enter(ids), seq))
         for index, layer in enumerate(self.layers):
             if states is None:
                 x = run_layer(layer, self.gradient_checkpointing, x, seq)
             else:
                 x = layer(x, seq, states[index])
-        if states is not None:
+        if isinstance(states, ModelStates):
             states.advance(seq)
         return self.final_norm(x)
 
@@ -159,6 +161,11 @@ class GPT(nn.Module):
         """Where the weights are."""
         return self.token_embedding.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights compute in."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
     def _enter(self, ids: Tensor) -> Tensor:
         """Return the vectors (B, T, D) that enter the residual stream, without positions."""
         x = self._embed(ids)  # (B, T, E)
@@ -170,11 +177,7 @@ class GPT(nn.Module):
         try:
             return F.embedding(ids, self.token_embedding.weight)
         except IndexError:
-            low, high, vocab = int(ids.min()), int(ids.max()), self.config.vocab_size
-            raise GptwrightError(
-                f"token ids run from {low} to {high}, but the vocabulary has {vocab} tokens (0 to {(vocab or 0) - 1}); "
-                "encode the text with the tokenizer that this model was trained with"
-            ) from None
+            raise unknown(int(ids.min()), int(ids.max()), self.config.require_vocab_size()) from None
 
     def _check_positions(self, seq: Sequence) -> None:
         limit = self.config.position.limit(self.config.context(0))

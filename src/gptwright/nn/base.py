@@ -91,6 +91,8 @@ class Module(Component, nn.Module):
     """Patterns of the weights whose product is added to the residual stream; initialisation scales them."""
     FILTERS: ClassVar[tuple[str, ...]] = ()
     """Parameters of two dimensions that are no matrices, as those of convolutions: Muon leaves them alone."""
+    RECORDABLE: ClassVar[bool] = True
+    """Whether decoding one token does the same work whatever the token, so that it can be written down once."""
     KEPT_FP32: ClassVar[tuple[str, ...]] = ()
     """Buffers that stay in fp32 whatever the weights compute in; a working copy shares them with the original."""
 

@@ -118,7 +118,7 @@ def _step(
     """Take in a single token: all there is to decoding."""
     q, k, values = q.float(), k.float(), v.float()
     kept = log_decay.float().exp()[..., None]  # (B, H, 1, 1)
-    if seq.start is None:
+    if seq.start is None and not seq.ragged:
         real, goes_on = (x[:, None, :, None] for x in (seq.real, ~begins(seq)))  # (B, 1, 1, 1)
         kept, k = torch.where(real, kept, 1) * goes_on, k * real
     memory = memory * kept

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from gptwright.ops.attention import attention
 from gptwright.ops.attention_rules import PLAIN, Pair, Scoring
+from gptwright.ops.native import kernels
+from gptwright.ops.native.program import recording
 from gptwright.ops.reference import beside
 
 
@@ -99,6 +101,13 @@ def absorbed_attention(
     weights = _weights(scores, mask, scoring, positions).to(latent.dtype)  # (B, H, T, S)
     mixed = (weights.flatten(1, 2) @ latent).unflatten(1, (heads, times))  # (B, H, T, c)
     return torch.einsum("bhtc,hec->bhte", mixed, up_v)
+
+
+def per_head(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x`` (B, H, T, d) times each head's ``weight`` (H, e, d) transposed: (B, H, T, e)."""
+    if recording() and kernels.suits(x, weight):
+        return kernels.per_head(x, weight)
+    return torch.einsum("bhtd,hed->bhte", x, weight)
 
 
 def _weights(scores: Tensor, mask: Tensor | None, scoring: Scoring, positions: Pair | None) -> Tensor:

@@ -166,7 +166,7 @@ def _step(
     """Take in a single token: all there is to decoding."""
     kept = None if log_decay is None else log_decay.float().exp()  # (B, H, 1)
     q, k, (q_below, k_below) = f.q.float(), f.k.float(), f.below()
-    if seq.start is None:
+    if seq.start is None and not seq.ragged:
         real, goes_on = seq.real[:, None], ~begins(seq)[:, None]  # (B, 1, 1)
         kept = goes_on if kept is None else torch.where(real, kept, 1) * goes_on
         k, k_below = k * real[..., None], k_below * real[..., None]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptwright.ops.native import kernels
+from gptwright.ops.native.program import recording
 from gptwright.ops.reference import beside
 
 
@@ -29,6 +31,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         weight: (D,) in the dtype of ``x``, or None.
         eps: added to the mean square.
     """
+    if recording() and kernels.suits(x, weight):
+        return kernels.norm(x, weight, None, eps, centred=False)
     if x.device.type != "cpu":
         return rms_norm_reference(x, weight, eps)
     return _RMSNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptwright.ops.native import kernels
+from gptwright.ops.native.program import recording
 from gptwright.ops.reference import beside
 
 
@@ -92,6 +94,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Cosines and sines (B or 1, 1, T, r) are in the dtype of ``x``. Turning back is the gradient of turning, so
     nothing but the angles is kept for the backward pass.
     """
+    if recording() and kernels.suits(x, cos, sin):
+        return kernels.rotate(x, cos, sin)
     return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
 
 

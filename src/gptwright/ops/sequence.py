@@ -39,6 +39,8 @@ class Sequence:
     """(B, T) int64: document of each token; 0 is padding."""
     start: int | None = None
     """Set when every row is one unpadded segment whose first token here stands at this position."""
+    ragged: bool = False
+    """True when every row goes on with one unpadded document, each from a place of its own (see `at`)."""
     gapless: bool = True
     """True when no padding stands between two real tokens of a document: index distance is position distance."""
     aux_losses: list[Tensor] = field(default_factory=list)
@@ -51,6 +53,14 @@ class Sequence:
         """Describe rows without padding, all at the same positions ``start .. start + length - 1``."""
         positions = torch.arange(start, start + length, device=device).expand(batch, length)
         return cls(positions, torch.ones_like(positions), start=start)
+
+    @classmethod
+    def at(cls, positions: Tensor) -> "Sequence":
+        """Describe rows that go on with their only document, each at ``positions`` (B, T) of its own.
+
+        That is decoding: decode states hold the tokens before, each at the place of its position.
+        """
+        return cls(positions, torch.ones_like(positions), ragged=True)
 
     @classmethod
     def padded(cls, mask: Tensor, *, after: Clock | None = None) -> "Sequence":

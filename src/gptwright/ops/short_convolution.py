@@ -48,7 +48,7 @@ def short_convolution(x: Tensor, weight: Tensor, seq: Sequence, memory: Tensor |
     if memory is None or seq.start == 0:
         memory = _nothing(x, weight)
     whole = torch.cat((memory.to(x.dtype), x), 1)  # (B, K - 1 + T, F)
-    if seq.start is not None:
+    if seq.start is not None or seq.ragged:
         return _convolved(whole, weight, None), whole[:, len(seq) :].clone()
     latest = _latest(whole, seq)
     if side_by_side:

@@ -8,6 +8,7 @@ import torch
 
 from gptwright.errors import CheckpointError
 from gptwright.model.gpt import GPT
+from gptwright.model.quantized import shell
 from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.train.lora import write_adapters
 from gptwright.train.run import CONFIG
@@ -18,7 +19,7 @@ from gptwright.train.settings import read_settings
 def load(
     path: str | Path, *, trust_code: bool = False, device: Any = None, best: bool = False, averaged: bool = True
 ) -> GPT:
-    """Return the model of a run folder (its newest sound checkpoint) or of a ``step-N`` folder, in eval mode.
+    """Return the model of a run (its newest sound checkpoint), or of a ``step-N`` or quantized folder, in eval mode.
 
     ``model.tokenizer`` is the run's tokenizer and ``model.settings`` its `RunConfig`. ``trust_code`` says
     whether ``type: pkg.module:Class`` in the saved settings may import code. ``device`` is by default a
@@ -31,13 +32,15 @@ def load(
         CheckpointError: there is nothing to load, or every checkpoint is damaged.
         ConfigError: the saved settings cannot be used, or name code that is not trusted.
     """
-    found, damaged = find_checkpoint(path, best=best, averaged=averaged)
+    found, damaged = find_checkpoint(path, best=best, averaged=averaged, quantized=True)
     for sentence in damaged:
         warnings.warn(f"{sentence}; using step {found.step} instead", stacklevel=2)
     file = found.folder / CONFIG
     config = read_settings(file, trust_code=trust_code, own=file).config
     with torch.random.fork_rng():  # the weights drawn here are replaced at once
         model = GPT(config.model)
+    if found.bits is not None:
+        model = shell(model, found.weights(), found.bits)
     found.restore_weights(model)
     model.settings, model.precision = config, found.precision()
     tokenizer = found.folder / "tokenizer"

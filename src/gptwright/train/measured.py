@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 import torch
 
-from gptwright.data.place import cache_folder, write_file
+from gptwright.config.cache import cache_folder
+from gptwright.data.place import write_file
 from gptwright.ops.precision import DTYPES, Float32Matmul, Precision, choose, device_name
 
 FILE = "precision.json"

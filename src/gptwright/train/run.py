@@ -10,7 +10,7 @@ from typing import Any
 from gptwright.config.yaml import Source, dump, parse
 from gptwright.data.place import write_file
 from gptwright.errors import CheckpointError, ConfigError, GptwrightError
-from gptwright.train.checkpoint import Checkpoint, by_step, latest, step_of, sync, verify
+from gptwright.train.checkpoint import MANIFEST, Checkpoint, by_step, latest, step_of, sync, verify
 from gptwright.train.config import RunConfig
 from gptwright.train.lock import LOCK, locked
 from gptwright.train.resume import refuse_other_settings
@@ -66,7 +66,12 @@ class RunFolder:
                         place.rmdir()
 
     def require_config(self) -> Path:
-        """Return the file of resolved settings, which must exist."""
+        """Return the file of resolved settings, which must exist in a folder that is a run."""
+        if (self.folder / MANIFEST).exists():
+            raise CheckpointError(
+                f"{self.folder} holds saved weights and is not a run, so there is nothing to resume; name the run that "
+                "they came from with --run"
+            )
         if not self.config_file.is_file():
             raise CheckpointError(
                 f"run folder {self.folder} has no {CONFIG}, so there is nothing to resume; name a run with --run, or "

@@ -31,19 +31,27 @@ class Saved(Checkpoint):
         """Return parameters and buffers by name, adapters among them."""
         return {**super().weights(), **(self.average() if self.averaged else {})}
 
+    @property
+    def bits(self) -> int | None:
+        """Bits of the weights where they are quantized, else None."""
+        return self.state().get("quantized")
+
     def lora(self) -> LoraConfig | None:
         """Return the settings of the adapters that it was trained with, or None."""
         given = read_data(self.folder / CONFIG).get("lora")
         return None if given is None else LoraConfig.from_dict(given)
 
 
-def find_checkpoint(path: str | Path, *, best: bool = False, averaged: bool = True) -> tuple[Saved, list[str]]:
+def find_checkpoint(
+    path: str | Path, *, best: bool = False, averaged: bool = True, quantized: bool = False
+) -> tuple[Saved, list[str]]:
     """Return the checkpoint that ``path``, a run or ``step-N`` folder, stands for, and what damaged ones it passed.
 
-    ``best``: the one of the run's lowest validation loss; ``averaged``: see `Saved`.
+    ``best``: the one of the run's lowest validation loss; ``averaged``: see `Saved`; ``quantized``: whether a folder of
+    weights of few bits will do, which is enough to generate and to evaluate.
 
     Raises:
-        CheckpointError: there is nothing, every checkpoint is damaged, or the best one is not there.
+        CheckpointError: there is nothing, every checkpoint is damaged, the best one is not there, or it is quantized.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -56,7 +64,13 @@ def find_checkpoint(path: str | Path, *, best: bool = False, averaged: bool = Tr
         raise CheckpointError(f"{folder} is not a run: it has no {CONFIG}; give the folder that train wrote")
     else:
         found, damaged = (_best(folder / "checkpoints"), []) if best else latest(folder / "checkpoints")
-    return Saved(found.folder, found.step, averaged), damaged
+    saved = Saved(found.folder, found.step, averaged)
+    if saved.bits is not None and not quantized:
+        raise CheckpointError(
+            f"{folder} holds weights of {saved.bits} bits, which can generate and be evaluated and nothing else; name "
+            "the run that they were made from"
+        )
+    return saved, damaged
 
 
 def _only(folder: Path, *, best: bool) -> Checkpoint:

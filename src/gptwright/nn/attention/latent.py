@@ -1,5 +1,6 @@
 """Latent attention: one compressed vector a token instead of its keys and values."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,15 @@ from gptwright.nn.heads import split_heads
 from gptwright.nn.scored import Scored
 from gptwright.nn.slots import NORM, NormSlot
 from gptwright.nn.state.cache import KeyValueCache
-from gptwright.ops.latent_attention import Latents, Queries, absorbed_attention, expand, expanded_attention
+from gptwright.ops.decode_attention import decode_attention
+from gptwright.ops.latent_attention import (
+    Latents,
+    Queries,
+    absorbed_attention,
+    expand,
+    expanded_attention,
+    per_head,
+)
 from gptwright.ops.self_attention import self_attention
 from gptwright.ops.sequence import Sequence
 
@@ -132,7 +141,7 @@ class Latent(Scored):
     ) -> KeyValueCache:
         """Return an empty cache for the latents and shared keys of ``length`` tokens; it grows when needed."""
         dtype = dtype or self.kv_up_proj.weight.dtype
-        return KeyValueCache(batch, 1, length, self.latent, self.turned, device=device, dtype=dtype)
+        return KeyValueCache(batch, 1, length, self.latent, self.turned, joined=True, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, seq: Sequence, state: KeyValueCache | None = None) -> Tensor:
         """Mix ``x`` (B, T, D); with a state, each token also sees the tokens fed before."""
@@ -140,6 +149,8 @@ class Latent(Scored):
         up = self.kv_up_proj.weight.unflatten(0, (-1, self.plain + self.value))  # (H, d + e, c)
         if state is None:
             return self.merge(self_attention(*expand(q, kept, up), seq, scoring=self.scoring))
+        if seq.ragged:
+            return self.merge(self._ragged(q, kept, up, seq, state))
         first = state.columns.length == 0
         stored = state.write(kept.latent.to(state.k.dtype), kept.turned.to(state.v.dtype), seq)
         kept = Latents(*(part.to(x.dtype) for part in stored))
@@ -149,6 +160,15 @@ class Latent(Scored):
         if first:
             return self.merge(self_attention(*expand(q, kept, up), seq, scoring=self.scoring))
         return self.merge(expanded_attention(q, kept, up, state.columns.mask(seq), **at))
+
+    def _ragged(self, q: Queries, kept: Latents, up: Tensor, seq: Sequence, state: KeyValueCache) -> Tensor:
+        """Mix tokens of rows that stand at places of their own: latents are keys and values of a single head."""
+        state.place(*kept, seq)
+        scoring = self.scoring._replace(scale=1 / math.sqrt(self.plain + self.turned))
+        inward = per_head(q.plain, up[:, : self.plain].mT.contiguous())  # (B, H, T, c)
+        queries = torch.cat((inward, q.turned), -1)
+        mixed = decode_attention(queries, state.both, state.k, seq.positions, scoring=scoring)  # (B, H, T, c)
+        return per_head(mixed, up[:, self.plain :].contiguous())
 
     def absorbs(self, queries: int) -> bool:
         """Whether so many queries at a time cost less with absorbed projections, whatever the number of keys.

@@ -12,6 +12,7 @@ from gptwright.nn.state.ring import RingCache
 from gptwright.ops.attention import attention
 from gptwright.ops.attention_rules import Sight
 from gptwright.ops.blocked_attention import blocked_attention
+from gptwright.ops.decode_attention import decode_attention
 from gptwright.ops.local_attention import MIN_BLOCK, local_attention
 from gptwright.ops.sequence import Sequence
 
@@ -61,6 +62,10 @@ class Local(ScoredAttention):
         """Mix ``x`` (B, T, D); with a state, the window reaches into the tokens fed before."""
         q, k, v = self.project(x, seq)
         q, k = self.turn(q, k, seq)
+        if state is not None and seq.ragged:
+            state.place(k, v, seq)
+            reach: dict[str, Any] = {"ring": state.window, "window": state.window, "scoring": self.scoring}
+            return self.merge(decode_attention(q, state.k, state.v, seq.positions, **reach))
         if state is not None and state.length > 0 and seq.start is not None and len(seq) >= MIN_BLOCK:
             mixed = self._many(q, k, v, seq, state)
         elif state is not None and state.length > 0:

@@ -8,6 +8,7 @@ from torch import Tensor
 from gptwright.nn.scored import ScoredAttention
 from gptwright.nn.state.cache import KeyValueCache
 from gptwright.ops.attention import attention
+from gptwright.ops.decode_attention import decode_attention
 from gptwright.ops.self_attention import self_attention
 from gptwright.ops.sequence import Sequence
 
@@ -49,6 +50,9 @@ class Softmax(ScoredAttention):
         q, k = self.turn(q, k, seq)
         if state is None:
             return self.merge(self_attention(q, k, v, seq, scoring=self.scoring))
+        if seq.ragged:
+            state.place(k, v, seq)
+            return self.merge(decode_attention(q, state.k, state.v, seq.positions, scoring=self.scoring))
         first = state.columns.length == 0
         k, v = (x.to(q.dtype) for x in state.write(k.to(state.k.dtype), v.to(state.v.dtype), seq))
         if first:

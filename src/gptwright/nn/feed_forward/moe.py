@@ -31,6 +31,7 @@ class MoE(FeedForward):
     KEPT_FP32 = ("expert_bias", "load")
     expert_bias: Tensor | None
     load: Tensor
+    RECORDABLE = False  # which experts run depends on the token
     EXAMPLES = (
         {"n_experts": 4, "top_k": 2, "d_ff": 24},
         {"n_experts": 3, "top_k": 1, "expert": {"type": "mlp", "d_ff": 16}, "n_shared": 1},

@@ -6,7 +6,7 @@ A state takes any number of tokens at a time. ``select`` keeps some rows, ``trun
 tokens where the mathematics allows it, ``nbytes`` is what it holds.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +36,37 @@ class State(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedState(State, Protocol):
+    """A state whose rows can be decoded side by side, each at a place of its own (see `Sequence.at`).
+
+    Its rows live in memory that stays where it is, unless `reserve` has to make room.
+    """
+
+    MANY: ClassVar[bool]
+    """Whether several tokens a row may be fed at once while rows stand at different places."""
+
+    def rows(self, start: int, stop: int) -> "SharedState":
+        """Return a state of some rows that shares their memory with this one."""
+        ...
+
+    def seek(self, length: int) -> None:
+        """Say that every row holds the first ``length`` tokens of its only document; 0 empties all."""
+        ...
+
+    def take(self, row: int, other: Any, source: int, length: int) -> None:
+        """Copy to ``row`` what row ``source`` of another state of this kind knows of its first ``length`` tokens."""
+        ...
+
+    def reserve(self, length: int) -> None:
+        """Have room for ``length`` tokens in every row."""
+        ...
+
+    def keeps(self, seen: int, length: int) -> bool:
+        """Whether a row that has seen ``seen`` tokens still knows all there is to know of its first ``length``."""
+        ...
+
+
 def check_truncation(length: int, seen: int) -> None:
     """Refuse a length that is negative or has not been reached."""
     if not 0 <= length <= seen:
@@ -54,16 +85,30 @@ class Columns:
     def append(self, seq: Sequence) -> None:
         """Take in the columns of ``seq``."""
         stop = self.length + len(seq)
-        if stop > self.positions.shape[1]:
-            self._grow(stop)
+        self.reserve(stop)
         self.plain = self.plain and seq.start == self.length
         self.positions[:, self.length : stop] = seq.positions
         self.segments[:, self.length : stop] = seq.segments
         self.length = stop
 
-    def _grow(self, needed: int) -> None:
-        self.positions = grown(self.positions, needed, dim=1)
-        self.segments = grown(self.segments, needed, dim=1)
+    def rows(self, start: int, stop: int) -> "Columns":
+        """Return the columns of some rows, in the same memory."""
+        chosen = Columns.__new__(Columns)
+        chosen.positions, chosen.segments = self.positions[start:stop], self.segments[start:stop]
+        chosen.length, chosen.plain = self.length, self.plain
+        return chosen
+
+    def seek(self, length: int) -> None:
+        """Say that every row is the first ``length`` tokens of one document."""
+        self.positions.copy_(torch.arange(self.positions.shape[1], device=self.positions.device))
+        self.segments.fill_(1)
+        self.length, self.plain = length, True
+
+    def reserve(self, length: int) -> None:
+        """Have room for ``length`` columns."""
+        if length > self.positions.shape[1]:
+            self.positions = grown(self.positions, length, dim=1)
+            self.segments = grown(self.segments, length, dim=1)
 
     def mask(self, queries: Sequence) -> Tensor | None:
         """(B, T, S) bool for queries just appended; None where nothing is hidden."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptwright.errors import Unsupported
 from gptwright.nn.state.base import check_truncation
+from gptwright.ops.decode_attention import store
 from gptwright.ops.sequence import Sequence, visible
 
 
@@ -19,6 +20,8 @@ class RingCache:
     The place of a token is its position modulo the window, so rows may run at different clocks and
     padding is never stored.
     """
+
+    MANY = False
 
     def __init__(self, batch: int, heads: int, window: int, width: int, *, device: Any = None, dtype: Any = None):
         shape = (batch, heads, window + 1, width)  # the last slot takes what is not to be kept
@@ -80,6 +83,41 @@ class RingCache:
             return seq.start + len(seq) > self.window
         lost = (seq.real & ~kept) | (seq.positions >= self.window)
         return bool(lost.any()) or bool((begins & (self.segments > 0).any(1)).any())
+
+    def place(self, k: Tensor, v: Tensor, seq: Sequence) -> None:
+        """Take in the next key and value of rows that stand at places of their own."""
+        store(k.to(self.k.dtype), self.k, seq.positions, self.window)
+        store(v.to(self.v.dtype), self.v, seq.positions, self.window)
+
+    def rows(self, start: int, stop: int) -> "RingCache":
+        """Return a cache of some rows, in the same memory."""
+        chosen = RingCache.__new__(RingCache)
+        chosen.k, chosen.v = self.k[start:stop], self.v[start:stop]
+        chosen.positions, chosen.segments = self.positions[start:stop], self.segments[start:stop]
+        chosen.columns = self.columns[start:stop]
+        chosen.window, chosen.length, chosen.complete = self.window, self.length, self.complete
+        return chosen
+
+    def seek(self, length: int) -> None:
+        """Say that every row holds the latest of the first ``length`` tokens of its only document."""
+        slots = torch.arange(self.window, device=self.k.device)
+        held = length - 1 - (length - 1 - slots) % self.window  # the position that each slot holds; negative: none yet
+        self.positions[:, :-1], self.columns[:, :-1] = held.clamp(min=0), held.clamp(min=0)
+        self.segments[:, :-1] = torch.where(held >= 0, 1, -1)
+        self.length, self.complete = length, length <= self.window
+
+    def take(self, row: int, other: "RingCache", source: int, length: int) -> None:
+        """Copy to ``row`` what row ``source`` of another ring holds."""
+        del length
+        for own, given in ((self.k, other.k), (self.v, other.v)):
+            own[row] = given[source]
+
+    def reserve(self, length: int) -> None:
+        """Do nothing: the size is fixed."""
+
+    def keeps(self, seen: int, length: int) -> bool:
+        """Say whether nothing has been written over that the first ``length`` tokens would need."""
+        return length == seen or (length <= seen <= self.window)
 
     def select(self, rows: Tensor) -> "RingCache":
         """Return a cache of only these rows."""

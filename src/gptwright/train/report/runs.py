@@ -12,6 +12,7 @@ import numpy as np
 
 from gptwright.errors import GptwrightError
 from gptwright.model.config import ModelConfig
+from gptwright.train.checkpoint import MANIFEST
 from gptwright.train.report.figures import brief
 from gptwright.train.report.read import Run, read_run
 from gptwright.train.report.state import state
@@ -104,7 +105,9 @@ def _run_folders(top: Path) -> Iterator[Path]:
     depth = len(top.parts)
     for place, folders, files in os.walk(top):
         here = Path(place)
-        if any(name in files for name in MARKS) or (here != top and "checkpoints" in folders):
+        if MANIFEST in files:  # weights alone, such as quantized ones
+            folders.clear()
+        elif any(name in files for name in MARKS) or (here != top and "checkpoints" in folders):
             folders.clear()
             yield here
         elif len(here.parts) - depth >= DEEPEST:
