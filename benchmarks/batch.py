@@ -1,7 +1,7 @@
 """Sixteen prompts of different lengths: all through one engine, against one after another.
 
-Both ways write the same greedy tokens with the same model, in turn in one process; the texts have different lengths
-too, so sequences join and leave. Tokens a second count new tokens over the whole time, prompts included.
+Both ways write the same greedy tokens with the same model, in turn in one process; prompts are read while others
+write, so sequences join and leave. Tokens a second count new tokens over the whole time, prompts included.
 
     python benchmarks/batch.py [--quick] [--shapes 124M 10M] [--precision bf16] [--rounds 5] [--out FILE.json]
 """
@@ -23,12 +23,12 @@ from gptwright.model.gpt import GPT
 ROWS = 16
 
 
-def requests(model: GPT, longest: int, seed: int) -> list[Request]:
+def requests(model: GPT, longest: int, new_tokens: int, seed: int) -> list[Request]:
     """Return prompts and numbers of new tokens that all differ."""
     draw = random.Random(seed)
     lengths = [draw.randint(1, longest) for _ in range(ROWS)]
     ids = prompts(model.config.require_vocab_size(), lengths, seed)
-    return [greedy(each, draw.randint(longest // 2, longest)) for each in ids]
+    return [greedy(each, new_tokens) for each in ids]
 
 
 def together(model: GPT) -> Any:
@@ -58,13 +58,13 @@ def one_by_one(model: GPT) -> Any:
     return write
 
 
-def compare(model: GPT, longest: int, rounds: int) -> dict[str, Any]:
+def compare(model: GPT, longest: int, new_tokens: int, rounds: int) -> dict[str, Any]:
     """Run both ways in turn and print what came of it."""
     ways = {"one at a time": one_by_one(model), f"{ROWS} at once": together(model)}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     equal = total = 0
     for round_ in range(rounds + 1):
-        given, texts = requests(model, longest, round_), []
+        given, texts = requests(model, longest, new_tokens, round_), []
         for name, write in ways.items():
             began = time.perf_counter()
             texts.append(write(given))
@@ -85,17 +85,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that it runs")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["124M", "10M"])
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    parser.add_argument("--longest", type=int, default=100, help="tokens of a prompt, and of what is added, at most")
+    parser.add_argument("--longest", type=int, default=100, help="tokens of a prompt at most")
+    parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.quick:
-        args.shapes, args.longest, args.rounds = ["tiny"], 16, 1
+        args.shapes, args.longest, args.new_tokens, args.rounds = ["tiny"], 16, 8, 1
     found = {}
     for shape in args.shapes:
         for precision in args.precision:
             print(f"{shape} {precision}")
-            found[f"{shape} {precision}"] = compare(prepared(gpt2(shape), precision), args.longest, args.rounds)
+            found[f"{shape} {precision}"] = compare(
+                prepared(gpt2(shape), precision), args.longest, args.new_tokens, args.rounds
+            )
     if args.out:
         args.out.write_text(json.dumps({"machine": describe_machine(), "models": found}, indent=2) + "\n")
 

@@ -18,9 +18,9 @@ from gptwright.generate.engine import Engine, Request, Ticket
 from gptwright.generate.sampling import Sampling
 
 KINDS = {
-    "linear": {"attention": {"type": "linear", "n_heads": 4}},
+    "linear": {"attention": {"type": "linear", "n_heads": 4}, "position": "rotary"},
     "local": {"attention": {"type": "local", "n_heads": 4, "window": 128}, "position": "rotary"},
-    "gated_delta": {"attention": {"type": "gated_delta", "n_heads": 4}},
+    "gated_delta": {"attention": {"type": "gated_delta", "n_heads": 4}, "position": "none"},
 }
 PARTS = 10
 """Stretches of the text that are measured one by one."""

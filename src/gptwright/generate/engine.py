@@ -60,6 +60,8 @@ class Engine:
         self.tickets: list[Ticket] = []
         """Those being worked on, each in the row of its place; the last may still be read."""
         self._prefixes = Prefixes(self.decoder, chunk, reuse)
+        if speculation is not None:
+            speculation.prepare(self.decoder)
         self._vocab = model.config.require_vocab_size()
 
     @property

@@ -15,6 +15,7 @@ _WARM = 2  # plain steps that are measured before the first guess
 _REFRESH = 64  # guesses in a row, after which a plain step is measured again
 _SLOPE = 0.1  # the first guess is taken to cost this part of a plain step more for each token
 _FIRST_PAUSE, _LAST_PAUSE = 8, 4096  # steps without a guess after one that was not worth it; doubled each time
+_REST = 6  # steps without a look at what could be guessed, after a look at something that would not pay
 _FADE = 0.9  # weight of what was known of a kind of guess, after each guess
 
 
@@ -95,28 +96,44 @@ class Gate:
         """Begin a run of at most ``tokens``: costs stay known, the budget and what guesses brought begin anew."""
         self._records: dict[int, Record] = {}
         self._head = _HEAD if tokens is None else min(_HEAD, tokens)
-        self._in_a_row = 0
+        self._in_a_row = self._rest = 0
         self.needed = 0.0
         """Seconds that plain decoding would have needed so far."""
         self.saved = 0.0
         """Seconds saved by guessing so far, negative where it lost."""
 
-    def length(self, kind: int, most: int) -> int:
-        """Return how many tokens to guess, at most ``most``; 0 is a plain step. ``kind`` tells guesses apart."""
+    def length(self, kind: int, most: int, setup: Callable[[int], float] = lambda length: 0.0) -> int:
+        """Return how many tokens to guess, at most ``most``; 0 is a plain step. ``kind`` tells guesses apart.
+
+        ``setup`` gives the seconds that a length costs once, before it can be checked.
+        """
         if most < 1 or len(self._plain) < _WARM or self._in_a_row >= _REFRESH:
             return 0
+        found = self._worthwhile(kind, most, setup)
+        self._rest = 0 if found else _REST
+        return found
+
+    def rests(self) -> bool:
+        """Whether this step is a plain one without a look, as looking costs time too; it is counted as done."""
+        if not self._rest:
+            return False
+        self._rest -= 1
+        self.needed += self._plain.seconds
+        return True
+
+    def _worthwhile(self, kind: int, most: int, setup: Callable[[int], float]) -> int:
         record = self._records.setdefault(kind, Record())
         if record.wait > 0:
-            record.wait -= 1
+            record.wait -= 1 + _REST
             return 0
         known = max(self._checks, default=0)  # lengths are doubled step by step: costs far from it are unknown
-        best = max(_lengths(min(most, max(1, 2 * known))), key=lambda length: self._gain(record, length))
+        best = max(lengths(min(most, max(1, 2 * known))), key=lambda length: self._gain(record, length))
         if record.trial:
             best = min(best, 2)
         elif self._gain(record, best) <= 0:
             record.put_off()
             return 0
-        return best if self._affordable(best) else 0
+        return best if self._affordable(best, setup(best)) else 0
 
     def stepped(self, seconds: float) -> None:
         """Take in the duration of a plain step."""
@@ -154,14 +171,14 @@ class Gate:
         beyond = max(0.0, self._checks[known].seconds - plain) / known
         return self._checks[known].seconds + beyond * (length - known)
 
-    def _affordable(self, length: int) -> bool:
+    def _affordable(self, length: int, setup: float) -> bool:
         """Return whether the run stays within its allowance if nothing of the guess is right."""
         plain = self._plain.seconds
         allowed = self.allowance * max(self.needed, self._head * plain)
-        return self.saved - (self._cost(length) - plain) >= -allowed
+        return self.saved - (self._cost(length) + setup - plain) >= -allowed
 
 
-def _lengths(most: int) -> list[int]:
+def lengths(most: int) -> list[int]:
     """Return the lengths to choose from: few, so that each is soon known."""
     found = [length for length in (1, 2, 4, 8, 16, 32) if length < most]
     return [*found, most]

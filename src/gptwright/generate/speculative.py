@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gptwright.errors import GptwrightError
 from gptwright.generate.choose import Choice, choose
 from gptwright.generate.engine import Ticket
-from gptwright.generate.gate import Gate
+from gptwright.generate.gate import Gate, lengths
 from gptwright.generate.guess import Draft, Guesser, PromptLookup, bounded
 from gptwright.model.decoder import Decoder
 from gptwright.model.gpt import GPT
@@ -37,19 +37,26 @@ class Speculation:
         self._ticket: Ticket | None = None
         self._ids: list[int] = []
 
+    def prepare(self, decoder: Decoder) -> None:
+        """Set up what checking guesses needs, before there is a text that would have to wait for it."""
+        for length in lengths(self.guesser.length):
+            decoder.prepare(1 + length)
+
     def advance(self, decoder: Decoder, row: int, ticket: Ticket, take: Take) -> list[Choice]:
         """Feed the one unread token of ``ticket``, perhaps with guesses; return the new choices, at least one.
 
         Each choice goes through ``take`` in its turn. Afterwards the row has been fed all but the last of them.
         """
         pending = ticket.unread[0]
+        if ticket is self._ticket and self.gate.rests():
+            self.steps += 1
+            return _accept(_stepped(decoder, row, pending), [], ticket, take)
         self._follow(ticket)
         kind, began = self.guesser.look(self._ids), self.gate.clock()
-        length = 0 if kind is None else self.gate.length(kind, self._room(decoder, row, ticket))
+        length = 0 if kind is None else self._length(decoder, row, ticket, kind)
         self.steps += 1
         if kind is None or not length:
-            logits = decoder.step([pending]) if row == 0 else decoder.extend(row, [pending])[None]
-            choices = _accept(logits, [], ticket, take)
+            choices = _accept(_stepped(decoder, row, pending), [], ticket, take)
             self.gate.stepped(self.gate.clock() - began)
             return choices
         guess = self.guesser.guess(self._ids, length)
@@ -57,6 +64,11 @@ class Speculation:
         self.guessed, self.accepted = self.guessed + len(guess), self.accepted + len(choices) - 1
         self.gate.checked(kind, len(guess), len(choices) - 1, self.gate.clock() - began)
         return choices
+
+    def _length(self, decoder: Decoder, row: int, ticket: Ticket, kind: int) -> int:
+        """Return how many tokens to guess; 0 where that is not expected to pay."""
+        room = self._room(decoder, row, ticket)
+        return self.gate.length(kind, room, lambda length: decoder.setup_seconds(row, 1 + length))
 
     def _check(
         self, decoder: Decoder, row: int, ticket: Ticket, take: Take, pending: int, guess: list[int]
@@ -109,6 +121,11 @@ def speculation(model: GPT, kind: Literal["lookup"] | GPT, *, length: int | None
     if kind != "lookup":
         raise GptwrightError(f"guesses come by 'lookup' or from a model, not from {kind!r:.40}")
     return Speculation(model, PromptLookup(**how))
+
+
+def _stepped(decoder: Decoder, row: int, token: int) -> Any:
+    """Feed one token to a row; return its logits (1, V)."""
+    return decoder.step([token]) if row == 0 else decoder.extend(row, [token])[None]
 
 
 def _accept(logits: Any, guess: list[int], ticket: Ticket, take: Take) -> list[Choice]:

@@ -125,7 +125,7 @@ def weight_bytes(model: GPT, rows: int = 1) -> int:
     Shared storage counts once, of tables only the rows that are looked up, and of experts those that so many tokens
     visit when all are equally busy.
     """
-    tables = {*model.token_embedding.modules(), *model.position.modules()}
+    tables = {*model.token_embedding.modules(), *model.position.modules()} - {*model.lm_head.modules()}
     touched: dict[int, float] = {}
     for module, tensor, share in _shares(model, rows):
         if module in tables and tensor.ndim == 2:

@@ -105,6 +105,15 @@ class Decoder:
         self.copy(source, target, self.lengths[source])
         self.clear(source)
 
+    @torch.inference_mode()
+    def prepare(self, count: int) -> None:
+        """Set up what feeding ``count`` tokens at once to the first row needs, while that row is empty."""
+        self._rows.prepare(count)
+
+    def setup_seconds(self, row: int, count: int) -> float:
+        """Return what feeding so many tokens to a row costs beside the work itself, the first time that it is done."""
+        return self._rows.setup_seconds(row, count)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all states."""

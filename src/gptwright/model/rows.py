@@ -3,6 +3,7 @@
 Shapes: n rows, T tokens fed at once, D d_model.
 """
 
+import time
 from collections.abc import Sequence as Ids
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,14 @@ class Apart:
         self.states[target] = self.states[source].select([0])
         self.states[target].truncate(length)
 
+    def prepare(self, count: int) -> None:
+        """Do nothing: nothing is recorded."""
+
+    def setup_seconds(self, row: int, count: int) -> float:
+        """Return 0: nothing is set up."""
+        del row, count
+        return 0.0
+
     @property
     def nbytes(self) -> int:
         """Bytes of all states."""
@@ -86,7 +95,8 @@ class Together:
         self.layers: list[Any] = list(model.init_states(batch=rows, length=length))
         self.lengths = [0] * rows
         self.many = all(layer.MANY for layer in self.layers)
-        self.steady = can_record(model) or model.dtype == torch.float32
+        self._constants = [*model.parameters(), *model.buffers()] if can_record(model) else []
+        self.steady = bool(self._constants) or model.dtype == torch.float32
         """Whether rounding hides which rows stand beside one another; where not, each is fed alone."""
         self._tapes: dict[tuple[int, int, int], _Step | None] = {}
         for layer in self.layers:
@@ -148,7 +158,7 @@ class Together:
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Return the logits (n, V) of vectors (n, D): by kernels where there are few and the model can be recorded."""
-        if len(hidden) > FEW or not can_record(self.model):
+        if len(hidden) > FEW or not self._constants:
             return _logits(self.model, hidden)
         with Recorder():
             return _logits(self.model, hidden)
@@ -160,6 +170,21 @@ class Together:
         for layer in self.layers:
             layer.reserve(self.length)
         self._tapes.clear()  # they know the memory by its old place
+
+    def prepare(self, count: int) -> None:
+        """Record what feeding so many tokens to the first row takes, while nothing has been fed to it."""
+        if self._constants and self.many and 1 < count <= FEW and not self.lengths[0]:
+            self._reserve(count)
+            step = self._step(0, 1, count)
+            if step.tape is None:
+                step.run([[0] * count], [0])
+
+    def setup_seconds(self, row: int, count: int) -> float:
+        """Return what feeding so many tokens to a row costs beside the work itself, the first time that it is done."""
+        known = self._tapes.get((row, row + 1, count))
+        if not self._constants or count > FEW or (known is not None and known.tape is not None):
+            return 0.0
+        return max((step.seconds for step in self._tapes.values() if step is not None), default=0.0)
 
     def _alone(self, row: int) -> ModelStates:
         """Return the states of one row, as a model that knows no other row takes them."""
@@ -174,21 +199,23 @@ class Together:
         key = (start, stop, length)
         if key not in self._tapes:
             states = [layer.rows(start, stop) for layer in self.layers]
-            self._tapes[key] = _Step(self.model, states, stop - start, length)
+            self._tapes[key] = _Step(self.model, states, stop - start, length, self._constants)
         return self._tapes[key]  # pyright: ignore[reportReturnType]
 
 
 class _Step:
     """One step of some rows, recorded when it runs for the first time where that is possible."""
 
-    def __init__(self, model: "GPT", states: list[Any], rows: int, length: int) -> None:
-        self.model, self.states = model, states
+    def __init__(self, model: "GPT", states: list[Any], rows: int, length: int, constants: list[Tensor]) -> None:
+        self.model, self.states, self.constants = model, states, constants
         self.ids = torch.zeros(rows, length, dtype=torch.int64, device=model.device)
         self.positions = torch.zeros_like(self.ids)
         self.segments = torch.ones_like(self.ids)
         self.offsets = torch.arange(length, device=model.device)
         self.tape: Tape | None = None
-        self.recordable = can_record(model)
+        self.recordable = bool(constants)
+        self.seconds = 0.0
+        """What recording took."""
 
     def run(self, ids: list[list[int]], lengths: list[int]) -> Tensor:
         """Feed ``ids`` (n, T) to rows of these lengths; return logits (n * T, V), which the next run writes over."""
@@ -201,9 +228,10 @@ class _Step:
         return self._record()
 
     def _record(self) -> Tensor:
+        began = time.perf_counter()
         before = [None if state.MANY else state.select(torch.arange(len(self.ids))) for state in self.states]
         try:
-            recorder = Recorder([*self.model.parameters(), *self.model.buffers()])
+            recorder = Recorder(self.constants)
             with recorder:
                 found = self._fed()
         except Unsupported:
@@ -213,6 +241,7 @@ class _Step:
                     state.take(row, kept, row, 0)
             return self._fed()
         self.tape = Tape(recorder.steps, found)
+        self.seconds = time.perf_counter() - began
         return found
 
     def _fed(self) -> Tensor:

@@ -7,13 +7,13 @@ and shared decode states offer. Whatever would depend on a value (a data-depende
 recorded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_iter
 
 from gptwright.errors import Unsupported
 from gptwright.model.lowering import lowered
@@ -98,7 +98,7 @@ class Recorder(TorchDispatchMode):
             return found
         if func is _aten.dropout.default and not args[2]:
             return args[0]
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        if _composite(func):
             with self:  # made of others, which come here one by one
                 return func.decompose(*args, **kwargs)
         _refuse(func, args)
@@ -108,14 +108,14 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        inputs = {_memory(x) for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
+        inputs = {_memory(x) for x in _tensors(args)} | {_memory(x) for x in _tensors(kwargs.values())}
         if func._schema.is_mutable:
             if _written(func, args) & self._constant:
                 raise Unsupported(f"{func} changes what seemed constant, so that it cannot be recorded")
             self.steps.append(lambda: func(*args, **kwargs))
             return
-        outputs = [x for x in tree_iter(result) if isinstance(x, Tensor)]
-        if not outputs or len(outputs) != sum(1 for _ in tree_iter(result)):
+        outputs = [result] if isinstance(result, Tensor) else list(_tensors(result if result is not None else ()))
+        if not outputs:
             raise Unsupported(f"{func} returns something other than tensors, so that it cannot be recorded")
         if all(_memory(x) in inputs for x in outputs) or func in _WITHOUT_CONTENTS:
             return  # a view is up to date by itself
@@ -131,7 +131,22 @@ def _written(func: Any, args: Any) -> set[int]:
     """Return the memory of the tensors that ``func`` changes."""
     named = zip(func._schema.arguments, args, strict=False)
     changed = [x for argument, x in named if argument.alias_info is not None and argument.alias_info.is_write]
-    return {_memory(x) for x in tree_iter(changed) if isinstance(x, Tensor)}
+    return {_memory(x) for x in _tensors(changed)}
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among arguments or results of an operation, lists of them included."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Whether an operation is made of others."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def _memory(x: Tensor) -> int:
@@ -146,6 +161,7 @@ def _refuse(func: Any, args: Any) -> None:
         raise Unsupported(f"the shape of what {func} returns depends on data, so that it cannot be recorded")
 
 
+@cache
 def _into(func: Any) -> Any:
     """Return the variant of ``func`` that writes into a given tensor, if it has one of the same arguments."""
     packet = func.overloadpacket
@@ -165,6 +181,7 @@ class _Copied:
         self.func, self.args, self.kwargs, self.outputs = func, args, kwargs, outputs
 
     def __call__(self) -> None:
-        found = [x for x in tree_flatten(self.func(*self.args, **self.kwargs))[0] if isinstance(x, Tensor)]
+        result = self.func(*self.args, **self.kwargs)
+        found = [result] if isinstance(result, Tensor) else _tensors(result)
         for old, new in zip(self.outputs, found, strict=True):
             old.copy_(new)

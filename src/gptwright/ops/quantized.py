@@ -55,6 +55,14 @@ def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype) -> Tensor:
     Raises:
         IndexError: an id is negative, or there is no such row.
     """
+    if (
+        recording()
+        and weight.bits == 8
+        and dtype in kernels.DTYPES
+        and ids.dtype == torch.int64
+        and ids.is_contiguous()
+    ):
+        return kernels.embed(ids, weight.q, weight.scale, dtype)  # whoever records has checked the ids
     return unpack(weight.rows(ids.reshape(-1)), dtype).view(*ids.shape, -1)
 
 

@@ -280,30 +280,41 @@ inline void dots4(const uint8_t *w, const bf16 *scale, const bf16 *offset, const
 }
 
 #ifdef DOT_BF16
-// As above with bf16 inputs: nibbles are exact in bf16, so that a group is one product, and offsets come by `sums_of_x`.
+// As above with bf16 inputs: nibbles are exact in bf16, so that two groups are two products, one of all low nibbles and
+// one of all high ones, for which `mingled` has brought the inputs into that order. Offsets come by `sums_of_x`.
 template <int OUTS, int ROWS>
 inline void dots4(const uint8_t *w, const bf16 *scale, const bf16 *offset, const bf16 *x, const float *sums_of_x,
                   int64_t K, float out[OUTS][ROWS]) {
-  static const uint16_t NIBBLES[32] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
-                                       0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170,
-                                       0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+  static const uint16_t NIBBLES[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
                                        0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
-  const __m512i table = _mm512_loadu_si512(NIBBLES);  // twice: the fifth bit of an index is a neighbour's
+  // twice: the fifth bit of an index is a neighbour's
+  const __m512i table = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)NIBBLES));
   const int64_t groups = K / GROUP;
   Floats total[OUTS][ROWS] = {};
-  for (int64_t g = 0; g < groups; g++) {
-    __m512bh right[ROWS];
-    UNROLLED for (int r = 0; r < ROWS; r++) right[r] = (__m512bh)_mm512_loadu_si512(x + r * K + g * GROUP);
-    UNROLLED for (int o = 0; o < OUTS; o++) {
-      const int64_t at = o * groups + g;
-      const uint8_t *from = w + at * (GROUP / 2);
-      if (g % 4 == 0) fetch<OUTS>(from, K / 2);
-      const __m256i both = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
-      const __m512i index = _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
-      const __m512bh left = (__m512bh)_mm512_permutexvar_epi16(index, table);
-      const __m512 by = (__m512)_mm512_slli_epi32(_mm512_set1_epi32(scale[at].bits), 16);
-      UNROLLED for (int r = 0; r < ROWS; r++)
-        total[o][r] += (Floats)_mm512_dpbf16_ps(_mm512_setzero_ps(), left, right[r]) * (Floats)by;
+  for (int64_t first = 0; first < groups; first += LANES) {
+    const int64_t count = groups - first < LANES ? groups - first : LANES;
+    const __mmask16 there = __mmask16((1u << count) - 1);
+    Floats scales[OUTS];
+    UNROLLED for (int o = 0; o < OUTS; o++)
+      scales[o] = (Floats)_mm512_slli_epi32(
+          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, scale + o * groups + first)), 16);
+    __m512i which = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
+    for (int64_t g = first; g < first + count; g += 2, which = _mm512_add_epi32(which, _mm512_set1_epi32(2))) {
+      __m512bh low_x[ROWS], high_x[ROWS];
+      UNROLLED for (int r = 0; r < ROWS; r++) {
+        low_x[r] = pairs(x + r * K + g * GROUP);
+        high_x[r] = pairs(x + r * K + (g + 1) * GROUP);
+      }
+      UNROLLED for (int o = 0; o < OUTS; o++) {
+        const uint8_t *from = w + (o * groups + g) * (GROUP / 2);
+        if (g % 4 == 0) fetch<OUTS>(from, K / 2);
+        const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)from));
+        const __m512bh low = (__m512bh)_mm512_permutexvar_epi16(both, table);
+        const __m512bh high = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
+        const Floats by = (Floats)_mm512_permutexvar_ps(which, (__m512)scales[o]);
+        UNROLLED for (int r = 0; r < ROWS; r++)
+          total[o][r] += (Floats)_mm512_dpbf16_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), low, low_x[r]), high, high_x[r]) * by;
+      }
     }
   }
   int64_t g = 0;
@@ -315,6 +326,15 @@ inline void dots4(const uint8_t *w, const bf16 *scale, const bf16 *offset, const
     for (int o = 0; o < OUTS; o++)
       for (int r = 0; r < ROWS; r++)
         out[o][r] = std::fmaf(to_float(offset[o * groups + g]), sums_of_x[r * groups + g], out[o][r]);
+}
+
+// The inputs (R, K) with the first halves of two groups side by side, and then their second halves.
+inline const bf16 *mingled(const bf16 *x, int64_t R, int64_t K) {
+  bf16 *out = (bf16 *)scratch(R * K / 2, 1);
+  for (int64_t i = 0; i < R * K; i += 2 * GROUP)
+    for (int quarter = 0; quarter < 4; quarter++)
+      memcpy(out + i + (quarter % 2 * 2 + quarter / 2) * LANES, x + i + quarter * LANES, LANES * sizeof(bf16));
+  return out;
 }
 #endif
 
@@ -338,6 +358,7 @@ template <int SINGLE, typename F> inline void tiles(int64_t N, int64_t R, int th
     const Share panel = {n, n + PANEL < mine.end ? n + PANEL : mine.end};
     int64_t r = tiles_of<2, 8>(panel, 0, R, block);
     r = tiles_of<4, 4>(panel, r, R, block);
+    r = tiles_of<4, 2>(panel, r, R, block);
     tiles_of<4, 1>(panel, r, R, block);
   }
 }
@@ -402,7 +423,7 @@ template <typename X> struct Linear {
   void rows4(int thread, int threads) const {
 #ifdef DOT_BF16
     if constexpr (sizeof(X) == 2)
-      if (x_stride == K) return rows4_bf16(thread, threads);
+      if (x_stride == K && K % (2 * GROUP) == 0) return rows4_bf16(thread, threads);
 #endif
     const float *x = as_floats((const X *)in.p[0], R, K, x_stride);
     const int64_t groups = K / GROUP;
@@ -420,6 +441,7 @@ template <typename X> struct Linear {
     const bf16 *x = (const bf16 *)in.p[0], *scale = (const bf16 *)in.p[4], *offset = (const bf16 *)in.p[5];
     float *sums = scratch(R * groups);
     for (int64_t i = 0; i < R * groups; i++) sums[i] = sum(load(x + i * GROUP) + load(x + i * GROUP + LANES));
+    x = mingled(x, R, K);
     tiles<4>(N, R, thread, threads, [&]<int OUTS, int ROWS>(int64_t n, int64_t r) {
       float out[OUTS][ROWS];
       dots4<OUTS, ROWS>((const uint8_t *)in.p[1] + n * (K / 2), scale + n * groups, offset + n * groups, x + r * K,
@@ -466,7 +488,14 @@ template <typename X, bool CENTRED> void norm(const Instruction &in, int thread,
     }
     for (int64_t j = i; j < D; j++) rest_squares += (row[j] - mean) * (row[j] - mean);
     const float by = 1.0f / std::sqrt((sum(squares) + rest_squares) / D + float(in.f[0]));
-    for (int64_t j = 0; j < D; j++) {
+    int64_t j = 0;
+    for (; j + LANES <= D; j += LANES) {
+      Floats value = (load(row + j) - mean) * by;
+      if (weight) value *= load(weight + j);
+      if (bias) value += load(bias + j);
+      save(y + j, value);
+    }
+    for (; j < D; j++) {
       float value = (row[j] - mean) * by;
       if (weight) value *= to_float(weight[j]);
       put(y + j, bias ? value + to_float(bias[j]) : value);
@@ -526,12 +555,15 @@ template <typename X, typename Y> void cast(const Instruction &in, int thread, i
   for (int64_t i = mine.begin; i < mine.end; i++) put((Y *)in.p[2] + i, to_float(((const X *)in.p[0])[i]));
 }
 
-// p: ids int64 (R), table (N, D), out (R, D); n: R, D
+// p: ids int64 (R), table (N, D), out (R, D), -, scale (N) of an int8 table; n: R, D
 template <typename X> void embed(const Instruction &in, int thread, int threads) {
   Share mine = share(in.n[0], thread, threads);
-  const int64_t D = in.n[1];
-  for (int64_t r = mine.begin; r < mine.end; r++)
-    memcpy((X *)in.p[2] + r * D, (const X *)in.p[1] + ((const int64_t *)in.p[0])[r] * D, D * sizeof(X));
+  const int64_t D = in.n[1], *ids = (const int64_t *)in.p[0];
+  for (int64_t r = mine.begin; r < mine.end && in.weight_type == INT8; r++)
+    for (int64_t i = 0; i < D; i++)
+      put((X *)in.p[2] + r * D + i, ((const int8_t *)in.p[1])[ids[r] * D + i] * ((const float *)in.p[4])[ids[r]]);
+  for (int64_t r = mine.begin; r < mine.end && in.weight_type != INT8; r++)
+    memcpy((X *)in.p[2] + r * D, (const X *)in.p[1] + ids[r] * D, D * sizeof(X));
 }
 
 // ---------------------------------------------------------------- caches
@@ -595,7 +627,9 @@ template <typename X> struct Attend {
     const float slope = in.p[5] ? ((const float *)in.p[5])[h] : 0;
     const int64_t padded = (S + LANES - 1) / LANES * LANES;
     float *scores = scratch(padded), *query = scratch(d, 1);
-    for (int64_t i = 0; i < d; i++) query[i] = to_float(q[i]) * scale;
+    int64_t i = 0;
+    for (; i + LANES <= d; i += LANES) save(query + i, load(q + i) * scale);
+    for (; i < d; i++) query[i] = to_float(q[i]) * scale;
     int64_t place = first % ring, s = 0;
     const auto next = [&] {
       const X *key = k + place * k_step;
@@ -611,16 +645,16 @@ template <typename X> struct Attend {
       products<1>(query, keys, d, scores + s);
     }
     float top = in.p[6] ? to_float(((const X *)in.p[6])[h]) : -INFINITY;
-    for (s = 0; s < S; s++) {
-      if (softcap != 0) scores[s] = softcap * std::tanh(scores[s] / softcap);
-      scores[s] -= slope * float(S - 1 - s);
-      top = scores[s] > top ? scores[s] : top;
-    }
+    if (softcap != 0)
+      for (s = 0; s < S; s++) scores[s] = softcap * std::tanh(scores[s] / softcap);
+    if (slope != 0)
+      for (s = 0; s < S; s++) scores[s] -= slope * float(S - 1 - s);
+    for (s = 0; s < S; s++) top = scores[s] > top ? scores[s] : top;
+    for (s = S; s < padded; s++) scores[s] = -INFINITY;
     Floats total = {};
     for (s = 0; s < padded; s += LANES) {
-      Floats weight = exp_(load(scores + s) - top);
-      for (int i = 0; s + LANES > S && i < LANES; i++)
-        if (s + i >= S) weight[i] = 0;
+      const Floats score = load(scores + s);
+      const Floats weight = score == all(-INFINITY) ? all(0) : exp_(score - top);
       save(scores + s, weight);
       total += weight;
     }
@@ -635,12 +669,27 @@ template <typename X> struct Attend {
       for (s = 0; s < S; s++) mixed[from] = std::fmaf(to_float(v[(first + s) % ring * v_step + from]), scores[s], mixed[from]);
     }
     X *out = (X *)in.p[3] + ((b * H + h) * T + t) * e;
-    for (int64_t i = 0; i < e; i++) put(out + i, mixed[i] / below);
+    for (i = 0; i + LANES <= e; i += LANES) save(out + i, load(mixed + i) / below);
+    for (; i < e; i++) put(out + i, mixed[i] / below);
+  }
+
+  // Fetches the first places of what another query will read: short caches lie all over the memory.
+  void fetch(int64_t b, int64_t h) const {
+    const int64_t at = ((const int64_t *)in.p[4])[b * in.n[15]] + 1, j = h / (H / J);
+    const int64_t places = at < ring ? at : ring;
+    const char *k = (const char *)((const X *)in.p[1] + b * in.n[9] + j * in.n[10]);
+    const char *v = (const char *)((const X *)in.p[2] + b * in.n[11] + j * in.n[12]);
+    const int64_t of_k = places * k_step * sizeof(X), of_v = places * v_step * sizeof(X);
+    for (int64_t i = 0; i < of_k && i < 4096; i += 64) __builtin_prefetch(k + i, 0, 2);
+    for (int64_t i = 0; i < of_v && i < 4096; i += 64) __builtin_prefetch(v + i, 0, 2);
   }
 
   void run(int thread, int threads) const {
     Share mine = share(B * H * T, thread, threads);
-    for (int64_t i = mine.begin; i < mine.end; i++) one(i / (H * T), i / T % H, i % T);
+    for (int64_t i = mine.begin; i < mine.end; i++) {
+      if (i + 1 < mine.end) fetch((i + 1) / (H * T), (i + 1) / T % H);
+      one(i / (H * T), i / T % H, i % T);
+    }
   }
 };
 

@@ -124,8 +124,13 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def embed(ids: Tensor, table: Tensor) -> Tensor:
-    """Return the rows of ``table`` (N, D) of contiguous ``ids`` (...): (..., D)."""
-    out = table.new_empty(*ids.shape, table.shape[1])
-    emit(Instruction(Op.EMBED, table.dtype, (ids, table, out), (ids.numel(), table.shape[1])))
+def embed(ids: Tensor, table: Tensor, scale: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the rows of ``table`` (N, D) of contiguous ``ids`` (...): (..., D).
+
+    An int8 table has a ``scale`` (N,) fp32, and the ``dtype`` of what is returned is to be said.
+    """
+    dtype = dtype or table.dtype
+    out = torch.empty(*ids.shape, table.shape[1], dtype=dtype)
+    sizes = (ids.numel(), table.shape[1])
+    emit(Instruction(Op.EMBED, dtype, (ids, table, out, None, scale), sizes, weights=table.dtype))
     return out
