@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptwright.cli.output import PrecisionOption, TrustOption, say, write
+from gptwright.cli.output import PrecisionOption, TrustOption, say, say_if_compiling, write
 from gptwright.cli.terminal import interruptions, lines, note, shown
 from gptwright.config.report import did_you_mean
 from gptwright.errors import DataError, GptwrightError
@@ -70,6 +70,7 @@ def command(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=_seed(seed)
     )
     model = prepared(load(run, trust_code=trust_code), precision)
+    say_if_compiling()
     sampling.check(model.config.require_vocab_size())
     if model.tokenizer is None:
         raise GptwrightError(f"{run} has no tokenizer, and so cannot read or write text; chat with a run that has one")

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptwright.cli.output import JsonOption, PrecisionOption, QuietOption, TrustOption, print_json, say
+from gptwright.cli.output import (
+    JsonOption,
+    PrecisionOption,
+    QuietOption,
+    TrustOption,
+    print_json,
+    say,
+    say_if_compiling,
+)
 from gptwright.errors import GptwrightError
 
 if TYPE_CHECKING:
@@ -218,6 +226,7 @@ def command(
     lines = None if prompts is None else read_lines(prompts)
     texts = read_prompts(prompt, prompt_file) if lines is None else []
     model = prepared(load(run, trust_code=trust_code), precision)
+    say_if_compiling()
     if draft is not None:
         asked = asked.guessed_by(prepared(load(draft, trust_code=trust_code), precision))
     if lines is None or prompts is None or out is None:

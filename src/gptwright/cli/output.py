@@ -45,6 +45,14 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def say_if_compiling() -> None:
+    """Say why the first text on a machine takes some seconds to begin."""
+    from gptwright.ops.native.build import compiled
+
+    if not compiled():
+        say("compiling kernels for this machine: some seconds, once")
+
+
 def say(text: str = "") -> None:
     """Write a line to stderr, if anybody still reads it."""
     try:

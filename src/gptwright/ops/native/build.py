@@ -27,6 +27,7 @@ _WAYS = (
 )
 """Flags for compiling and linking, the best first."""
 _SECONDS = 180
+_OFF = ("off", "0", "no")
 
 
 class MissingError(Exception):
@@ -43,9 +44,17 @@ def why_not() -> str | None:
     return _found()[1]
 
 
+def compiled() -> bool:
+    """Whether asking for the kernels takes no time: they lie ready, or there will be none."""
+    if _found.cache_info().currsize or os.environ.get(SWITCH, "").lower() in _OFF:
+        return True
+    compiler = _compiler()
+    return compiler is None or any(_path(compiler, *way).exists() for way in _WAYS)
+
+
 @cache
 def _found() -> tuple[ctypes.CDLL | None, str | None]:
-    if os.environ.get(SWITCH, "").lower() in ("off", "0", "no"):
+    if os.environ.get(SWITCH, "").lower() in _OFF:
         return None, f"{SWITCH} is off"
     try:
         return _compiled(), None
@@ -56,14 +65,12 @@ def _found() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def _compiled() -> ctypes.CDLL:
-    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+    compiler = _compiler()
     if compiler is None:
         raise MissingError("no C++ compiler was found (c++, g++ or clang++)")
-    chosen = os.environ.get(SWITCH)
-    folder = Path(chosen) if chosen else cache_folder() / "native"
     reasons = []
     for compiling, linking in _WAYS:
-        path = folder / f"kernels-{_key(compiler, *compiling, *linking)}.so"
+        path = _path(compiler, compiling, linking)
         try:
             if not path.exists():
                 _compile(compiler, compiling, linking, path)
@@ -73,9 +80,21 @@ def _compiled() -> ctypes.CDLL:
     raise MissingError(f"{compiler} did not compile them: {reasons[-1]}")
 
 
+def _compiler() -> str | None:
+    return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+
+
+def _path(compiler: str, compiling: tuple[str, ...], linking: tuple[str, ...]) -> Path:
+    """Return where the result of this way lies, or would lie."""
+    chosen = os.environ.get(SWITCH)
+    folder = Path(chosen) if chosen else cache_folder() / "native"
+    return folder / f"kernels-{_key(compiler, *compiling, *linking)}.so"
+
+
 def _key(*parts: str) -> str:
     """Return what distinguishes one result from another: the source, the flags, torch and the processor."""
-    facts = (SOURCE.read_text("utf-8"), *_FLAGS, *parts, torch.__version__, platform.machine())
+    sources = [path.read_text("utf-8") for path in sorted(SOURCE.parent.iterdir()) if path.suffix in (".h", ".cpp")]
+    facts = (*sources, *_FLAGS, *parts, torch.__version__, platform.machine())
     return hashlib.sha256("\0".join((*facts, repr(sorted(torch.cpu.get_capabilities().items())))).encode()).hexdigest()[
         :16
     ]

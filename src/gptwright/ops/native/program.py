@@ -1,7 +1,7 @@
 """Programs of native instructions: built once with fixed memory, run with one call.
 
 An instruction computes into memory that was allocated for it. Running it again computes anew from whatever its
-inputs hold then. See ``kernels.cpp`` for what each reads.
+inputs hold then. See the headers beside ``kernels.cpp`` for what each reads.
 
 Shapes: R rows, K inputs, N outputs.
 """
@@ -21,7 +21,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
 
 
 class Op(IntEnum):
-    """What an instruction does; the order is that of ``kernels.cpp``."""
+    """What an instruction does; the order is that of ``vectors.h``."""
 
     LINEAR = 0
     RMS_NORM = 1
