@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+import torch
 
 import gptwright as gw
 
@@ -202,3 +203,12 @@ def test_what_has_no_meaning_is_refused(model, name):
     with pytest.raises(gw.GptwrightError) as found:
         gw.generate(model, "the ", **how)
     assert words in str(found.value)
+
+
+def test_a_text_that_cannot_go_on_says_why(model):
+    broken = model.twin(model.dtype)
+    with torch.no_grad():
+        broken.final_norm.weight.fill_(float("nan"))
+    for write in (lambda: gw.generate(broken, ["the ", "a "]), lambda: list(gw.stream(broken, "the "))):
+        with pytest.raises(gw.GptwrightError, match="no token can be chosen from the model's logits"):
+            write()

@@ -13,7 +13,8 @@ from gptwright.generate.beam import beam_search
 from gptwright.generate.completion import Completion
 from gptwright.generate.engine import NEW_TOKENS
 from gptwright.generate.sampling import Sampling
-from gptwright.generate.writer import Continuation, How, Writer, encode_prompt, evaluating, tokenizer_of
+from gptwright.generate.writer import Continuation, How, Writer, encode_prompt, tokenizer_of
+from gptwright.model.evaluating import evaluating
 from gptwright.model.gpt import GPT
 
 _HINTS = get_type_hints(Sampling)

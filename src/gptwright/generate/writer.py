@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,8 +177,16 @@ class Writer:
         return self.engine.busy
 
     def step(self) -> list[Continuation]:
-        """Let everything on its way go on by a little; return what has ended."""
-        ended = [self._going.pop(id(ticket), None) for ticket in self.engine.step() if ticket.done]
+        """Let everything on its way go on by a little; return what has ended.
+
+        Raises:
+            GptwrightError: a text could not go on.
+        """
+        moved = self.engine.step()
+        for ticket in moved:
+            if ticket.error is not None:
+                raise ticket.error
+        ended = [self._going.pop(id(ticket), None) for ticket in moved if ticket.done]
         return [each for each in ended if each is not None and each.done]  # which completes its text
 
     def run(self) -> None:
@@ -190,17 +197,6 @@ class Writer:
 
 def _positive(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-@contextmanager
-def evaluating(model: GPT) -> Iterator[None]:
-    """Keep dropout off for the time being."""
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)
 
 
 def encode_prompt(model: GPT, prompt: str, *, overflow: Overflow = "refuse") -> list[int]:
