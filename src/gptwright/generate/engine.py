@@ -7,7 +7,7 @@ and written in the same way whatever stands beside it, so that a seed gives the 
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -15,13 +15,13 @@ from gptwright.errors import GptwrightError
 from gptwright.generate.choose import Choice, Chooser, choose
 from gptwright.generate.prefixes import Prefixes, Reuse
 from gptwright.generate.request import Request, Ticket
+from gptwright.model.decode import Overflow
 from gptwright.model.decoder import Decoder
 from gptwright.model.gpt import GPT
 from gptwright.model.vocabulary import check_ids
 
 __all__ = ["Engine", "Overflow", "Request", "Reuse", "Ticket"]
 
-Overflow = Literal["refuse", "slide"]
 NEW_TOKENS = 200
 """New tokens where none are asked for, if there is room for so many."""
 CHUNK = 128
@@ -153,7 +153,7 @@ class Engine:
     def _write(self) -> list[Ticket]:
         tickets = self.tickets[: self._writing()]
         for row, ticket in enumerate(tickets):
-            if self.decoder.limit is not None and self.decoder.lengths[row] >= self.decoder.limit:
+            if self.decoder.is_full(row):
                 self._slide(row, ticket)
         if len(tickets) == 1 and self.speculation is not None:
             self._guess(tickets[0])
@@ -196,7 +196,7 @@ class Engine:
     def _join(self, ticket: Ticket) -> None:
         limit = self.decoder.limit
         if limit is not None and len(ticket.unread) > limit:
-            ticket.unread = ticket.unread[-(limit // 2 or 1) :]
+            ticket.unread = list(self.decoder.latest_half(ticket.unread))
         del ticket.unread[: self._prefixes.take_over(len(self.tickets), ticket.unread)]
         self.tickets.append(ticket)
 
@@ -228,13 +228,10 @@ class Engine:
 
     def _slide(self, row: int, ticket: Ticket) -> None:
         """Go on from the latest half of the context, read anew."""
-        assert self.decoder.limit is not None
-        latest = ticket.text()[-(self.decoder.limit // 2 or 1) :]
         self._prefixes.clear(row)
-        for start in range(0, len(latest) - 1, self.chunk):
-            ids = latest[start : min(start + self.chunk, len(latest) - 1)]
-            self.decoder.extend(row, ids)
-            self._prefixes.read(row, ids)
+        if before := self.decoder.latest_half(ticket.text())[:-1]:
+            self.decoder.read(row, before, self.chunk)
+            self._prefixes.read(row, before)
 
     def _leave(self) -> None:
         """Let go of what has ended; the rows of those that write stay in one piece."""

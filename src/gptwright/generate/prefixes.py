@@ -46,10 +46,7 @@ class Prefixes:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give a row the first ``length`` tokens of another, or cut it to them."""
-        if source == target:
-            self.decoder.rewind(target, length)
-        else:
-            self.decoder.copy(source, target, length)
+        self.decoder.copy(source, target, length)
         self._ids[target] = self._ids[source][:length]
         self._read[target] = min(self._read[source], length)
 

@@ -19,8 +19,9 @@ from gptwright.generate.gate import Clock
 from gptwright.generate.sampling import Sampling
 from gptwright.model.gpt import GPT
 from gptwright.nn.feed_forward.moe import MoE
+from gptwright.ops import precision as precisions
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {name: precisions.DTYPES[name] for name in ("fp32", "bf16")}
 _SETTLING = 3  # steps at the beginning that are not counted, where there are enough others
 
 

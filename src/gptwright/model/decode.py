@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gptwright.errors import GptwrightError
 from gptwright.model.decoder import Decoder
+from gptwright.model.evaluating import evaluating
 from gptwright.ops.sampling import sample
 
 if TYPE_CHECKING:
@@ -93,24 +94,17 @@ class _Writing:
     def __init__(self, model: "GPT", rows: list[list[int]], new: int) -> None:
         longest = max(len(row) for row in rows)
         self.rows, self.decoder = rows, Decoder(model, rows=len(rows), length=min(longest + new, max(longest, ROOM)))
-        self.logits = torch.stack([self._read(row, ids) for row, ids in enumerate(rows)])
+        self.logits = torch.stack([self.decoder.read(row, ids, CHUNK) for row, ids in enumerate(rows)])
 
     def add(self, tokens: list[int]) -> None:
         """Append one token to every row."""
         for row, (ids, token) in enumerate(zip(self.rows, tokens, strict=True)):
-            if (limit := self.decoder.limit) is not None and self.decoder.lengths[row] == limit:
-                keep = max(1, limit // 2) - 1
-                self.decoder.clear(row)
-                if keep:
-                    self._read(row, ids[-keep:])
             ids.append(token)
+            if self.decoder.is_full(row):
+                self.decoder.clear(row)
+                if before := self.decoder.latest_half(ids)[:-1]:
+                    self.decoder.read(row, before, CHUNK)
         self.logits = self.decoder.step(tokens)
-
-    def _read(self, row: int, ids: list[int]) -> Tensor:
-        last = (len(ids) - 1) // CHUNK * CHUNK
-        for start in range(0, last, CHUNK):
-            self.decoder.extend(row, ids[start : start + CHUNK])
-        return self.decoder.extend(row, ids[last:])
 
 
 def _rows(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
@@ -157,10 +151,8 @@ def generate_ids(
         overflow: where positions end, ``slide`` goes on from the latest half of the context, ``refuse`` does not begin.
     """
     generator = None if seed is None else torch.Generator(ids.device).manual_seed(seed)
-    was_training = model.training
-    model.eval()
     out, done = [ids], torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    try:
+    with evaluating(model):
         for token in stream_ids(
             model,
             ids,
@@ -178,6 +170,4 @@ def generate_ids(
             out.append(token[:, None])
             if eos_id is not None and bool(done.all()):
                 break
-    finally:
-        model.train(was_training)
     return torch.cat(out, 1)

@@ -35,10 +35,28 @@ class Decoder:
         self.limit = model.config.position.limit(model.config.context(0))
         """Where positions end; None where they do not."""
         room = length or model.config.max_seq_len
-        self.lengths = [0] * rows
-        """Tokens fed to each row."""
         with torch.inference_mode():
             self._rows = (Together if can_share(model) else Apart)(model, rows, min(room, self.limit or room))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens fed to each row."""
+        return self._rows.lengths
+
+    def is_full(self, row: int) -> bool:
+        """Whether positions end where a row stands."""
+        return self.limit is not None and self.lengths[row] >= self.limit
+
+    def latest_half(self, ids: Sequence[int]) -> Sequence[int]:
+        """Return what a text slides on with where positions end: the latest ids, half as many as positions."""
+        return ids if self.limit is None else ids[-(self.limit // 2 or 1) :]
+
+    def read(self, row: int, ids: Sequence[int], chunk: int) -> Tensor:
+        """Feed ``ids`` to a row, ``chunk`` at a time; return the logits (V,) after the last. See `extend`."""
+        last = (len(ids) - 1) // chunk * chunk
+        for start in range(0, last, chunk):
+            self.extend(row, ids[start : start + chunk])
+        return self.extend(row, ids[last:])
 
     @torch.inference_mode()
     def extend(self, row: int, ids: Sequence[int], *, every: bool = False) -> Tensor:
@@ -50,7 +68,6 @@ class Decoder:
         check_ids(ids, self._vocab)
         self._check_room(row, len(ids))
         logits = self._rows.extend(row, ids, every=every).clone()  # (T, V) or (1, V)
-        self.lengths[row] += len(ids)
         return logits if every else logits[0]
 
     @torch.inference_mode()
@@ -59,10 +76,7 @@ class Decoder:
         check_ids(ids, self._vocab)
         for row in range(len(ids)):
             self._check_room(row, 1)
-        logits = self._rows.step(ids)
-        for row in range(len(ids)):
-            self.lengths[row] += 1
-        return logits
+        return self._rows.step(ids)
 
     def can_rewind(self, row: int, length: int) -> bool:
         """Whether a row can go back to its first ``length`` tokens."""
@@ -72,7 +86,6 @@ class Decoder:
     def rewind(self, row: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of a row, where `can_rewind` says that it is possible."""
         self._rows.seek(row, length)
-        self.lengths[row] = length
 
     def clear(self, row: int) -> None:
         """Make a row empty."""
@@ -81,13 +94,12 @@ class Decoder:
     @torch.inference_mode()
     def snapshot(self, row: int) -> Any:
         """Return a copy of what a row knows, for `restore`."""
-        return self.lengths[row], self._rows.snapshot(row)
+        return self._rows.snapshot(row)
 
     @torch.inference_mode()
     def restore(self, row: int, snapshot: Any) -> None:
         """Put a row back to where `snapshot` was taken."""
-        self.lengths[row] = snapshot[0]
-        self._rows.restore(row, snapshot[1])
+        self._rows.restore(row, snapshot)
 
     def can_copy(self, source: int, length: int) -> bool:
         """Whether the first ``length`` tokens of a row can be taken over by another."""
@@ -95,10 +107,11 @@ class Decoder:
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give a row the first ``length`` tokens of another."""
-        if source != target:
+        """Give a row the first ``length`` tokens of another, or cut it to them."""
+        if source == target:
+            self._rows.seek(target, length)
+        else:
             self._rows.take(source, target, length)
-        self.lengths[target] = length
 
     def move(self, source: int, target: int) -> None:
         """Put a row in the place of another, and leave an empty one behind."""

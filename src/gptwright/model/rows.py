@@ -33,6 +33,11 @@ class Apart:
         self.model, self.length = model, length
         self.states = [self._fresh() for _ in range(rows)]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens fed to each row."""
+        return [states.length for states in self.states]
+
     def extend(self, row: int, ids: Ids[int], *, every: bool) -> Tensor:
         """Feed ``ids`` (T,) to a row; return logits (T, V), or those of the last token (1, V)."""
         hidden = _fed(self.model, self.states[row], ids)
@@ -98,7 +103,7 @@ class Together:
         self._constants = [*model.parameters(), *model.buffers()] if can_record(model) else []
         self.steady = bool(self._constants) or model.dtype == torch.float32
         """Whether rounding hides which rows stand beside one another; where not, each is fed alone."""
-        self._tapes: dict[tuple[int, int, int], _Step | None] = {}
+        self._tapes: dict[tuple[int, int, int], _Step] = {}
         for layer in self.layers:
             layer.seek(0)
 
@@ -184,7 +189,7 @@ class Together:
         known = self._tapes.get((row, row + 1, count))
         if not self._constants or count > FEW or (known is not None and known.tape is not None):
             return 0.0
-        return max((step.seconds for step in self._tapes.values() if step is not None), default=0.0)
+        return max((step.seconds for step in self._tapes.values()), default=0.0)
 
     def _alone(self, row: int) -> ModelStates:
         """Return the states of one row, as a model that knows no other row takes them."""
@@ -200,7 +205,7 @@ class Together:
         if key not in self._tapes:
             states = [layer.rows(start, stop) for layer in self.layers]
             self._tapes[key] = _Step(self.model, states, stop - start, length, self._constants)
-        return self._tapes[key]  # pyright: ignore[reportReturnType]
+        return self._tapes[key]
 
 
 class _Step:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gptwright.model.batch import Batch
+from gptwright.model.evaluating import evaluating
 
 if TYPE_CHECKING:
     from gptwright.model.gpt import GPT
@@ -59,14 +60,10 @@ def summed_loss(model: "GPT", batches: Iterable[Batch]) -> tuple[float, int]:
 
     ``batches`` lie on the model's device. The model is put into eval mode for the time being.
     """
-    was_training = model.training
-    model.eval()
     nats, count = 0.0, 0
-    try:
+    with evaluating(model):
         for batch in batches:
             hidden = model.hidden(batch.inputs, model.describe(batch.inputs, segments=batch.segments))
             nats += float(model.summed_loss(hidden, batch.targets))
             count += int(batch.wanted())
-    finally:
-        model.train(was_training)
     return nats, count

@@ -74,7 +74,6 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.steps: list[Any] = []
         self._constant = {_memory(x) for x in constants}
-        self._known: list[tuple[Any, list[Tensor]]] = []
         self._kept: list[Any] = []  # so that no memory is given out twice while it is known by its address
         self._before: list[list[Any] | None] = []
 
@@ -114,8 +113,9 @@ class Recorder(TorchDispatchMode):
                 raise Unsupported(f"{func} changes what seemed constant, so that it cannot be recorded")
             self.steps.append(lambda: func(*args, **kwargs))
             return
-        outputs = [result] if isinstance(result, Tensor) else list(_tensors(result if result is not None else ()))
-        if not outputs:
+        results = [result] if isinstance(result, Tensor) else list(result or ())
+        outputs = list(_tensors(results))
+        if not outputs or not all(isinstance(x, Tensor | list | tuple) for x in results):
             raise Unsupported(f"{func} returns something other than tensors, so that it cannot be recorded")
         if all(_memory(x) in inputs for x in outputs) or func in _WITHOUT_CONTENTS:
             return  # a view is up to date by itself

@@ -7,7 +7,8 @@ layer that it serves. Only ``forward`` has to be written: accounting has sound d
 without a state of its own is decoded by replaying its inputs (`gptwright.nn.state.replay`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,6 +83,17 @@ def _count(config: ModuleConfig, ctx: LayerContext) -> tuple[int, int]:
     return sum(p.numel() for p in params), sum(p.numel() for p in params if p.ndim > 1)
 
 
+@contextmanager
+def keeping_dtypes(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Let the buffers of these names move with the module inside the block, but never change their dtype."""
+    before = {name: buffer for name in names if (buffer := module._buffers.get(name)) is not None}
+    yield
+    for name, kept in before.items():
+        found = module._buffers[name]
+        if found is not None and found.dtype != kept.dtype:
+            module._buffers[name] = kept.to(found.device)
+
+
 class Module(Component, nn.Module):
     """A component that is a torch module."""
 
@@ -106,13 +118,8 @@ class Module(Component, nn.Module):
         return {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = {name: self._buffers[name] for name in self.KEPT_FP32 if self._buffers.get(name) is not None}
-        super()._apply(fn, recurse)
-        for name, kept in before.items():
-            found = self._buffers[name]
-            if kept is not None and found is not None and found.dtype != kept.dtype:
-                self._buffers[name] = kept.to(found.device)
-        return self
+        with keeping_dtypes(self, self.KEPT_FP32):
+            return super()._apply(fn, recurse)
 
 
 class Attention(Module):

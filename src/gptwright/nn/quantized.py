@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptwright.nn.base import keeping_dtypes
 from gptwright.ops.packed import Packed, unpack
 from gptwright.ops.quantized import embedding, linear
 
@@ -52,14 +53,9 @@ class PackedWeight(nn.Module):
         return unpack(self.packed, self.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = {name: self._buffers[name] for name in ("scale", "offset")}
         self._whole = None
-        super()._apply(fn, recurse)
-        for name, kept in before.items():
-            found = self._buffers[name]
-            if kept is not None and found is not None and found.dtype != kept.dtype:
-                self._buffers[name] = kept.to(found.device)
-        return self
+        with keeping_dtypes(self, ("scale", "offset")):
+            return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._whole = None  # kernels keep copies in layouts of their own with it

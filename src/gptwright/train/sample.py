@@ -3,6 +3,7 @@
 import torch
 
 from gptwright.model.decode import stream_ids
+from gptwright.model.evaluating import evaluating
 from gptwright.model.gpt import GPT
 from gptwright.train.config import TrainConfig
 from gptwright.train.data import RunData
@@ -18,10 +19,6 @@ def sample_text(model: GPT, data: RunData, train: TrainConfig) -> str:
     ids = ids[-data.context + 1 :] if len(ids) else data.prompt(1)
     prompt = torch.from_numpy(ids).to(data.device)[None]
     generator = torch.Generator(data.device).manual_seed(train.seed)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         new = stream_ids(model, prompt, train.sample_tokens, temperature=TEMPERATURE, generator=generator)
         return tokenizer.decode([*ids.tolist(), *(int(token) for token in new)])
-    finally:
-        model.train(was_training)

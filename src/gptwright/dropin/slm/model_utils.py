@@ -17,6 +17,7 @@ from gptwright.dropin.slm.gpt import GPT
 from gptwright.dropin.translate import device_named
 from gptwright.errors import CheckpointError
 from gptwright.model import freeze as freezing
+from gptwright.model.evaluating import evaluating
 from gptwright.model.reinit import reinitialise
 
 
@@ -87,8 +88,5 @@ def get_device(preferred: str | None = None) -> torch.device:
 @torch.inference_mode()
 def next_token_probabilities(model: GPT, input_ids: Tensor) -> Tensor:
     """Return the probabilities (B, V) of the token after ``input_ids`` (B, T), without dropout."""
-    was_training = model.training
-    try:
-        return model.eval()(input_ids)[:, -1].softmax(-1)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        return model(input_ids)[:, -1].softmax(-1)
