@@ -47,7 +47,7 @@ def test_the_settings_page_says_values_defaults_and_meaning(reference, schema):
     assert "| `steps` | whole number > 0 | `1000` | Optimizer steps. |" in page
     assert "| `d_model` | whole number > 0 | required | Width of the residual stream. |" in page
     assert "| `norm` | [norm](norm.md) | `layer_norm` |" in page
-    assert "| `wiring` | `pre`, `post`, `sandwich`, `parallel` | `pre` |" in page
+    assert "| `wiring` | `pre`, `post`, `sandwich`, `parallel`, `parallel_norms` | `pre` |" in page
 
 
 def test_presets_are_counted(reference):

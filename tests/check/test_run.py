@@ -31,7 +31,7 @@ def test_the_worst_example_speaks(few_laws):
     assert [verdict.outcome for verdict in report.verdicts] == ["kept", "broken", "kept"]
     (verdict,) = report.broken
     assert verdict.words == "it has sinks"
-    assert verdict.settings == "n_heads=4, n_kv_heads=2, softcap=5.0, sinks=True"
+    assert verdict.settings == "n_heads=4, n_kv_heads=2, scale=0.3, softcap=5.0, sinks=True"
     assert len(report.examples) == 4
     told = report.to_dict()
     assert (told["component"], told["slot"], told["kept"], told["d_model"]) == ("softmax", "attention", False, 32)
@@ -40,7 +40,7 @@ def test_the_worst_example_speaks(few_laws):
         "promise": "A law for a test: no attention of the model has sinks, which is as good a rule as any.",
         "outcome": "broken",
         "words": "it has sinks",
-        "settings": "n_heads=4, n_kv_heads=2, softcap=5.0, sinks=True",
+        "settings": "n_heads=4, n_kv_heads=2, scale=0.3, softcap=5.0, sinks=True",
     }
 
 

@@ -24,8 +24,8 @@ STRANGERS = [
 ]
 EXTRAS: list[Settings] = [
     {},
-    {"residual_scale": "depth", "logit_softcap": 3.0},
-    {"layer_scale": 0.5, "bias": True, "tie_embeddings": False},
+    {"residual_scale": "depth", "logit_softcap": 3.0, "head_bias": True},
+    {"layer_scale": 0.5, "bias": True, "tie_embeddings": False, "embedding_scale": "width"},
     {"value_residual": 0.5, "init": {"strategy": "xavier_normal", "std": 0.2}},
     {"embedding_norm": "rms_norm", "d_embedding": 16, "tie_embeddings": False},
 ]

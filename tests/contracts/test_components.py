@@ -53,6 +53,7 @@ def test_every_slot_has_examples_for_every_component():
 
 def test_every_extra_is_among_the_combinations():
     extras = {"residual_scale", "layer_scale", "value_residual", "embedding_norm", "logit_softcap", "d_embedding"}
+    extras |= {"embedding_scale", "head_bias"}
     assert extras <= {key for extra in parts.EXTRAS for key in extra} <= set(gw.ModelConfig.model_fields)
 
 

@@ -1,5 +1,7 @@
 """The law of equality, on every component alone and on every pair of choices; the full product by `make test-all`."""
 
+import itertools
+
 import pytest
 
 from gptwright.check.laws import EQUALITY
@@ -21,7 +23,8 @@ def test_law_in_a_combination(settings, law):
 @pytest.mark.parametrize("position", ["rotary", "learned"])
 def test_law_in_a_hybrid_stack(law, position):
     kinds = parts.examples("attention", first_only=True) + parts.STRANGERS
-    blocks = {f"kind{n}": {"attention": settings} for n, settings in enumerate(kinds)}
+    turns = itertools.cycle([{}, {"position": "none"}, {"position": {"type": "rotary", "theta": 50.0}}])
+    blocks = {f"kind{n}": {"attention": settings, **next(turns)} for n, settings in enumerate(kinds)}
     law(build({"attention": None, "blocks": blocks, "n_layers": len(blocks), "position": position}))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import gptwright as gw
+from gptwright.model.block import WIRINGS
 
 
 def wired(wiring: str, x, layer, seq):
@@ -23,10 +24,12 @@ def wired(wiring: str, x, layer, seq):
         x = x + layer.attention_post_norm(att(layer.attention_norm(x)))
         return x + layer.feed_forward_post_norm(ff(layer.feed_forward_norm(x)))
     y = layer.attention_norm(x)
+    if wiring == "parallel_norms":
+        return x + att(y) + ff(layer.feed_forward_norm(x))
     return x + att(y) + ff(y)
 
 
-@pytest.mark.parametrize("wiring", ["pre", "post", "sandwich", "parallel"])
+@pytest.mark.parametrize("wiring", list(WIRINGS))
 def test_wiring(build, wiring):
     model = build(wiring=wiring)
     with torch.no_grad():

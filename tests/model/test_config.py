@@ -34,6 +34,21 @@ def said(settings, **changes) -> str:
         ),
         ({"blocks": {"a": {}}, "pattern": ["b"]}, "pattern names 'b', which is not among blocks (a)"),
         ({"attention": None, "blocks": {"a": {}}}, "block 'a' has no attention and the model names no default one"),
+        (
+            {"blocks": {"a": {"position": "learned"}}},
+            "learned positions are added to the embeddings, before any layer, so that block 'a' cannot have them for "
+            "itself; use rotary, alibi or none there, or set model.position",
+        ),
+        ({"blocks": {"a": {"position": {"type": "rotary", "fraction": 0.3}}}}, "fraction 0.3 of a head of 4 features"),
+        (
+            {"attention": {"type": "linear", "n_heads": 2}, "blocks": {"a": {"position": "alibi"}}},
+            "alibi positions are subtracted from attention scores, and linear attention takes none",
+        ),
+        (
+            {"attention": {"type": "linear", "n_heads": 2, "scale": 0.5}},
+            "scale is impossible with linear attention, which forms no scores to multiply; leave it out",
+        ),
+        ({"embedding_scale": "depth"}, "embedding_scale"),
         ({"wiring": "per"}, "wiring"),
         ({"dropout": 1.0}, "dropout"),
         ({"init": "xavier"}, "init"),

@@ -1,9 +1,15 @@
-"""What stands beside the parts of a block: scales, first values, the embeddings' norm and width, bounded logits."""
+"""What stands beside the parts of a block: scales, first values, the embeddings' norm and width, the head's bias."""
 
 import pytest
 import torch
 
 import gptwright as gw
+from gptwright.generate.engine import Engine, Request
+from gptwright.generate.sampling import Sampling
+from gptwright.model.block import WIRINGS
+from gptwright.model.count import count
+from gptwright.model.quantized import quantize
+from gptwright.optim.roles import roles
 
 
 def hidden_and_states(model, ids):
@@ -13,7 +19,7 @@ def hidden_and_states(model, ids):
     return model(ids), torch.cat(parts, 1)
 
 
-@pytest.mark.parametrize("wiring", ["pre", "post", "sandwich", "parallel"])
+@pytest.mark.parametrize("wiring", list(WIRINGS))
 def test_what_parts_add_is_scaled(build, wiring):
     seq, x = gw.Sequence.plain(2, 5), torch.randn(2, 5, 8)
     plain, scaled = build(wiring=wiring).layers[0], build(wiring=wiring, residual_scale=0.25).layers[0]
@@ -83,6 +89,67 @@ def test_a_narrower_embedding_is_projected(build, ids):
     assert build(d_embedding=8).state_dict().keys() == build().state_dict().keys()
     full, pieces = hidden_and_states(model, ids)
     torch.testing.assert_close(pieces, full)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(3.0, 3.0), ("width", 8**0.5)])
+@torch.no_grad()
+def test_embeddings_are_scaled_after_their_norm_and_before_positions(build, ids, scale, factor):
+    model, seen = build(embedding_scale=scale, embedding_norm="rms_norm"), []
+    model.position.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    full, pieces = hidden_and_states(model, ids)
+    torch.testing.assert_close(seen[-1], model.embedding_norm(model.token_embedding(ids)) * factor)
+    torch.testing.assert_close(seen[-1], torch.cat(seen[:-1], 1))
+    torch.testing.assert_close(pieces, full)
+    bare = build(embedding_scale=scale)
+    torch.testing.assert_close(bare._enter(ids), bare.token_embedding(ids) * factor)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_s_bias_is_added_to_the_logits(build, ids, tied):
+    model, plain = build(head_bias=True, tie_embeddings=tied), build(tie_embeddings=tied)
+    assert model.lm_head.bias.shape == (13,)
+    assert not model.lm_head.bias.any()
+    assert any(parameter is model.lm_head.bias for parameter in roles(model).vectors)
+    assert model.num_params() == model.config.num_params() == plain.num_params() + 13
+    assert count(model.config).flops_per_token == count(plain.config).flops_per_token
+    model.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.normal_(model.lm_head.bias)
+    torch.testing.assert_close(model(ids), plain(ids) + model.lm_head.bias)
+    found = model.summed_loss(model.hidden(ids, model.describe(ids)), ids)
+    expected = gw.loss(model(ids), ids, reduction="sum")
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(each, list(model.parameters())) for each in (found, expected)]
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@torch.no_grad()
+def test_the_head_s_bias_is_there_in_few_bits_and_in_recorded_steps(build):
+    model = build(head_bias=True, embedding_scale="width", position="rotary", max_seq_len=24)
+    model.lm_head.bias[:] = torch.linspace(-1, 1, 13)[torch.randperm(13)]
+    for each in (model, quantize(model, 8)):
+        engine, whole = Engine(each), torch.tensor([[1, 2, 3]])
+        ticket = engine.submit(Request([1, 2, 3], Sampling(max_new_tokens=12, temperature=0)))
+        engine.run()
+        for _ in range(12):
+            whole = torch.cat((whole, each(whole)[:, -1:].argmax(-1)), 1)
+        assert whole[0, 3:].tolist() == list(ticket.ids)
+
+
+@torch.no_grad()
+def test_a_kind_of_layer_may_have_its_own_positions(build, ids):
+    """Each layer does what it does in a model whose only positions are its own."""
+    own = {"far": {"type": "rotary", "theta": 50.0}, "none": "none", "alibi": "alibi"}
+    blocks = {name: {"position": position} for name, position in own.items()} | {"model's": {}}
+    model = build(blocks=blocks, position="rotary", n_layers=5)
+    x, seq = torch.randn(2, 9, 8), gw.Sequence.plain(2, 9)
+    for index, position in enumerate([*own.values(), "rotary", own["far"]]):
+        alone = build(position=position, n_layers=5).layers[index].attention
+        torch.testing.assert_close(model.layers[index].attention(x, seq), alone(x, seq))
+    full, pieces = hidden_and_states(model, ids)
+    torch.testing.assert_close(pieces, full)
+    learned = build(blocks={"a": {"position": "rotary"}})  # the model's own are added as ever
+    assert learned.position.weight.shape == (10, 8)
+    assert gw.ModelConfig.from_dict(learned.config.to_dict()) == learned.config
 
 
 def test_tying_tables_of_different_widths_is_refused(settings):

@@ -11,6 +11,7 @@ import gptwright as gw
 from gptwright.nn.slots import ATTENTION, FEED_FORWARD, NORM, POSITION
 
 BASE = {"vocab_size": 7, "d_model": 8, "n_layers": 1, "max_seq_len": 12}
+OFFSET = {"norm": {"type": "rms_norm", "unit_offset": True}}
 
 
 def build(slot, settings, **model):
@@ -95,9 +96,11 @@ def test_query_and_key_norms_come_before_positions():
     [
         ("gelu", F.gelu),
         ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
+        ("quick_gelu", lambda x: x / (1 + torch.exp(-1.702 * x))),
         ("relu", F.relu),
         ("relu_squared", lambda x: F.relu(x) ** 2),
         ("silu", F.silu),
+        ("tanh", torch.tanh),
     ],
 )
 @pytest.mark.parametrize("bias", [True, False])
@@ -110,7 +113,9 @@ def test_mlp(name, function, bias):
     assert (up.bias is not None) == bias
 
 
-@pytest.mark.parametrize(("name", "function"), [("silu", F.silu), ("gelu", F.gelu), ("relu", F.relu)])
+@pytest.mark.parametrize(
+    ("name", "function"), [("silu", F.silu), ("gelu", F.gelu), ("relu", F.relu), ("tanh", torch.tanh)]
+)
 def test_glu(name, function):
     part = build(FEED_FORWARD, {"type": "glu", "activation": name, "d_ff": 6})
     gate, up, down = (p.weight for p in (part.gate_proj, part.up_proj, part.down_proj))
@@ -171,6 +176,25 @@ def test_layer_norm_is_torch_s(bias):
 def test_rms_norm_is_torch_s():
     part = build(NORM, {"type": "rms_norm", "eps": 1e-3})
     torch.testing.assert_close(part(X), F.rms_norm(X, (8,), part.weight, 1e-3))
+
+
+def test_rms_norm_with_an_offset_is_gemma_s():
+    gemma = pytest.importorskip("transformers.models.gemma.modeling_gemma")
+    part, other = build(NORM, {"type": "rms_norm", "unit_offset": True}), gemma.GemmaRMSNorm(8, 1e-6)
+    other.load_state_dict(part.state_dict())
+    torch.testing.assert_close(part(X), other(X))
+
+
+def test_rms_norm_with_an_offset_begins_at_one():
+    model = gw.GPT(gw.ModelConfig.from_dict({**BASE, **OFFSET, "attention": {"type": "softmax", "n_heads": 2}}))
+    assert not any(weight.any() for name, weight in model.named_parameters() if "norm" in name)
+    torch.testing.assert_close(model.final_norm(X), F.rms_norm(X, (8,), eps=1e-6))
+
+
+def test_an_offset_without_a_scale_is_refused():
+    norm = {**OFFSET["norm"], "scale": False}
+    with pytest.raises(gw.ConfigError, match="unit_offset true adds 1 to the learned scale, and scale is false; leave"):
+        gw.ModelConfig.from_dict({**BASE, "norm": norm, "attention": {"type": "softmax", "n_heads": 2}})
 
 
 def test_scale_norm_gives_every_vector_one_length():

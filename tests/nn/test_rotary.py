@@ -160,6 +160,13 @@ def test_partial_turning_is_that_of_phi():
     torch.testing.assert_close(part(x, gw.Sequence.plain(2, 20)), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_share_of_a_head_is_any_whole_number_of_features():
+    for head_dim in (*range(1, 130), 192, 256, 320):
+        for turned in range(head_dim + 1):
+            share = turned / head_dim
+            assert not turned or rotary(fraction=share).rotated(head_dim) == turned
+
+
 def test_without_settings_nothing_has_changed():
     """Bit for bit: what was trained before goes on the same."""
     q = torch.randn(2, 3, 60, 8, generator=torch.Generator().manual_seed(0))

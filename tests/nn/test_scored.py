@@ -48,6 +48,21 @@ def test_many_tokens_may_follow_many(type_, position, scored, sizes):
     torch.testing.assert_close(torch.cat(outs, 1), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"type": "softmax"}, {"type": "local", "window": 33}, {"type": "latent"}])
+@pytest.mark.parametrize("scored", [{}, SCORED])
+@torch.no_grad()
+def test_a_scale_multiplies_queries_before_all_else(settings, scored):
+    plain = built({**settings, **scored}, position="rotary")
+    scaled = built({**settings, **scored, "scale": 0.7}, position="rotary")
+    width = 8 + (4 if settings["type"] == "latent" else 0)
+    plain.q_proj.weight *= 0.7 * width**0.5
+    x, seq = torch.randn(2, 90, 32), Sequence.plain(2, 90)
+    torch.testing.assert_close(scaled(x, seq), plain(x, seq), rtol=1e-4, atol=1e-6)
+    state = scaled.init_state(2, 90)
+    pieces = [scaled(x[:, at : at + 30], Sequence.plain(2, 30, start=at), state) for at in (0, 30, 60)]
+    torch.testing.assert_close(torch.cat(pieces, 1), plain(x, seq), rtol=1e-4, atol=1e-6)
+
+
 @torch.no_grad()
 def test_a_piece_after_another_document_sees_none_of_it():
     attention = built({"type": "local", "window": 100})

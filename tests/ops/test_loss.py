@@ -103,9 +103,9 @@ def test_the_public_loss_is_a_mean_over_what_counts(draw):
     assert gw.loss(logits, targets, ignore_index=9, reduction="none").shape == (8,)
 
 
-def exact(hidden, head, targets, label_smoothing=0.0, z_loss=0.0, softcap=None):
+def exact(hidden, head, targets, label_smoothing=0.0, z_loss=0.0, softcap=None, bias=None):
     """Write the summed loss out in float64, target by target."""
-    logits = hidden.double() @ head.double().mT
+    logits = hidden.double() @ head.double().mT + (0 if bias is None else bias.double())
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     total = torch.zeros((), dtype=torch.float64)
     for row, target in zip(logits, targets.tolist(), strict=True):
@@ -126,16 +126,18 @@ def exact(hidden, head, targets, label_smoothing=0.0, z_loss=0.0, softcap=None):
     softcap=st.sampled_from([None, 2.0, 30.0]),
     ignored=st.sampled_from([0.0, 0.3, 1.0]),
     scale=st.sampled_from([0.1, 1.0, 8.0]),
+    biased=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_any_chunks_of_any_loss_equal_what_is_written_out(
-    rows, vocab, chunk, smoothing, z_loss, softcap, ignored, scale, seed
+    rows, vocab, chunk, smoothing, z_loss, softcap, ignored, scale, biased, seed
 ):
     generator = torch.Generator().manual_seed(seed)
     hidden, head = (torch.randn(n, 5, generator=generator) * scale**0.5 for n in (rows, vocab))
     targets = torch.randint(vocab, (rows,), generator=generator)
     targets[torch.rand(rows, generator=generator) < ignored] = IGNORE
     options = {"label_smoothing": smoothing, "z_loss": z_loss, "softcap": softcap}
+    options |= {"bias": torch.randn(vocab, generator=generator)} if biased else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_ELEMENTS", chunk)
         found = outcome(chunked_loss, hidden, head, targets, options)
@@ -146,12 +148,13 @@ def test_any_chunks_of_any_loss_equal_what_is_written_out(
 
 
 def outcome(function, hidden, head, targets, options):
-    """Return the loss and both gradients."""
+    """Return the loss and both gradients, and that of a bias where the options have one."""
     leaves = [x.clone().requires_grad_() for x in (hidden, head)]
-    value = function(*leaves, targets, **options)
+    bias = [options["bias"].clone().requires_grad_()] if "bias" in options else []
+    value = function(*leaves, targets, **(options | {"bias": bias[0]} if bias else options))
     if value.requires_grad:
         value.backward()
-    return [value.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)]
+    return [value.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves + bias)]
 
 
 def test_a_large_odd_vocabulary_to_a_millionth(draw):
@@ -162,6 +165,17 @@ def test_a_large_odd_vocabulary_to_a_millionth(draw):
     found, plain = (outcome(f, hidden, head, targets, {}) for f in (chunked_loss, chunked_loss_reference))
     for one, expected in zip(found, plain, strict=True):
         assert float((one - expected).norm() / expected.norm()) < 1e-6
+
+
+@pytest.mark.usefixtures("chunk")
+def test_a_bias_learns_though_all_else_is_frozen(draw):
+    hidden, head, bias = (x.bfloat16() for x in draw((9, 6), (11, 6), (11,)))
+    leaf = bias.clone().requires_grad_()
+    chunked_loss(hidden, head, targets_of(9, 11), bias=leaf).backward()
+    wide = bias.float().requires_grad_()
+    chunked_loss_reference(hidden.float(), head.float(), targets_of(9, 11), bias=wide).backward()
+    assert leaf.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(leaf.grad.float(), wide.grad, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "head"])

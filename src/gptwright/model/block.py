@@ -103,7 +103,22 @@ class Parallel(Block):
         return self.add(x, self.think(normed, seq), self.feed_forward_scale)
 
 
-WIRINGS: dict[str, type[Any]] = {"pre": Pre, "post": Post, "sandwich": Sandwich, "parallel": Parallel}
+class ParallelNorms(Block):
+    """Both parts side by side, each on a norm of its own (Black et al., 2022: GPT-NeoX)."""
+
+    def forward(self, x: Tensor, seq: Sequence, state: State | None = None) -> Tensor:
+        """Map ``x`` (B, T, D) to (B, T, D)."""
+        mixed, thought = self.mix(self.attention_norm(x), seq, state), self.think(self.feed_forward_norm(x), seq)
+        return self.add(self.add(x, mixed, self.attention_scale), thought, self.feed_forward_scale)
+
+
+WIRINGS: dict[str, type[Any]] = {
+    "pre": Pre,
+    "post": Post,
+    "sandwich": Sandwich,
+    "parallel": Parallel,
+    "parallel_norms": ParallelNorms,
+}
 
 
 def norms_per_block(wiring: str) -> int:

@@ -58,6 +58,14 @@ class BlockConfig(Config):
     """Attention of this kind of layer. Default the model's."""
     feed_forward: FeedForwardSlot | None = None
     """Feed-forward of this kind of layer. Default the model's."""
+    position: PositionSlot | None = None
+    """Positions inside the attention of this kind of layer: `rotary` of another theta (Gemma 3,
+    https://arxiv.org/abs/2503.19786), `alibi`, or `none` (Yang et al., 2025, https://arxiv.org/abs/2501.18795). Default
+    the model's."""
+
+
+_UNIFORM = BlockConfig()
+"""The kind of all layers where `blocks` names none."""
 
 
 class ModelConfig(Config):
@@ -79,9 +87,9 @@ class ModelConfig(Config):
     """How vectors are normalised."""
     position: PositionSlot = Field(default_factory=POSITION.default("learned"))
     """How tokens know where they stand."""
-    wiring: Literal["pre", "post", "sandwich", "parallel"] = "pre"
+    wiring: Literal["pre", "post", "sandwich", "parallel", "parallel_norms"] = "pre"
     """Where norms stand around the residual stream: before each part, after each sum (GPT-1), on both sides
-    of each part, or before both parts side by side."""
+    of each part, one before both parts side by side (GPT-J), or one before each of them side by side (GPT-NeoX)."""
     blocks: dict[str, BlockConfig] = Field(default_factory=dict)
     """Kinds of layers of a hybrid stack, by a name of your choice."""
     pattern: list[str] = Field(default_factory=list)
@@ -92,12 +100,17 @@ class ModelConfig(Config):
     """Whether projections and layer norms have biases, where a part does not say."""
     tie_embeddings: bool = True
     """Whether the output head shares the token embedding."""
+    head_bias: bool = False
+    """Whether the output head has a bias, tied or not (GPT-J, Phi)."""
     d_embedding: PositiveInt | None = None
     """Width of the token embedding, projected to `d_model` where it is another (Lan et al., 2020: ALBERT,
     https://arxiv.org/abs/1909.11942). Default `d_model`."""
     embedding_norm: NormSlot | None = None
     """Norm of the embeddings before positions are added (Dettmers et al., 2022, https://arxiv.org/abs/2110.02861).
     Default none."""
+    embedding_scale: PositiveFloat | Literal["width"] = 1.0
+    """Factor on what enters the residual stream, after the embeddings' projection and norm and before positions are
+    added; `width` is sqrt(d_model) (Vaswani et al., 2017, section 3.4; Gemma)."""
     residual_scale: PositiveFloat | Literal["depth"] = 1.0
     """Factor on what each part adds to the residual stream; `depth` is 1 / sqrt(2 * n_layers)."""
     layer_scale: PositiveFloat | None = None
@@ -161,30 +174,32 @@ class ModelConfig(Config):
                     return
 
     def _part_problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        ctx = self.context(0)
-        for where, part in self._parts():
+        for where, part, ctx in self._parts():
             for key, sentence in part.problems(ctx):
                 yield (*where, *key.split(".")), sentence
-
-    def _parts(self) -> Iterator[tuple[tuple[str, ...], Any]]:
-        yield ("norm",), self.norm
-        if self.embedding_norm is not None:
-            yield ("embedding_norm",), self.embedding_norm
-        yield ("position",), self.position
-        used = {self.pattern_at(i) for i in range(self.n_layers)}
-        if None in used or not self.blocks:
-            yield ("attention",), self.attention
-            yield ("feed_forward",), self.feed_forward
         for name, block in self.blocks.items():
-            where = ("blocks", name)
-            yield (
-                (*where, "attention") if block.attention else ("attention",),
-                block.attention or self.attention,
-            )
-            yield (
-                (*where, "feed_forward") if block.feed_forward else ("feed_forward",),
-                block.feed_forward or self.feed_forward,
-            )
+            if block.position is not None and not block.position.fits_one_layer(self._surroundings(block, 0)):
+                yield (
+                    ("blocks", name, "position"),
+                    f"{block.position.type} positions are added to the embeddings, before any layer, so that block "
+                    f"'{name}' cannot have them for itself; use rotary, alibi or none there, or set model.position",
+                )
+
+    def _parts(self) -> Iterator[tuple[tuple[str, ...], Any, LayerContext]]:
+        """Yield where each part is set, its settings, and what it must fit into."""
+        ctx = self._surroundings(_UNIFORM, 0)
+        yield ("norm",), self.norm, ctx
+        if self.embedding_norm is not None:
+            yield ("embedding_norm",), self.embedding_norm, ctx
+        yield ("position",), self.position, ctx
+        if not self.blocks:
+            yield ("attention",), self.attention, ctx
+            yield ("feed_forward",), self.feed_forward, ctx
+        for name, block in self.blocks.items():
+            within = self._surroundings(block, 0)
+            for slot in ("attention", "feed_forward", "position"):
+                own = getattr(block, slot)
+                yield (slot,) if own is None else ("blocks", name, slot), own or getattr(self, slot), within
 
     def pattern_at(self, layer: int) -> str | None:
         """Return the name of the block at ``layer``, or None in a uniform stack."""
@@ -193,17 +208,23 @@ class ModelConfig(Config):
 
     def layer(self, index: int) -> tuple[Any, Any]:
         """Return the settings of attention and feed-forward at layer ``index``."""
-        name = self.pattern_at(index)
-        block = self.blocks[name] if name is not None else BlockConfig()
+        block = self._block(index)
         return block.attention or self.attention, block.feed_forward or self.feed_forward
 
     def context(self, layer: int) -> LayerContext:
         """Return what the parts of layer ``layer`` may know of the model."""
+        return self._surroundings(self._block(layer), layer)
+
+    def _block(self, layer: int) -> BlockConfig:
+        name = self.pattern_at(layer)
+        return _UNIFORM if name is None else self.blocks[name]
+
+    def _surroundings(self, block: BlockConfig, layer: int) -> LayerContext:
         return LayerContext(
             d_model=self.d_model,
             n_layers=self.n_layers,
             max_seq_len=self.max_seq_len,
-            position=self.position,
+            position=block.position or self.position,
             norm=self.norm,
             layer_index=layer,
             bias=self.bias,
@@ -215,6 +236,11 @@ class ModelConfig(Config):
     def embedding_width(self) -> int:
         """Features of the token embedding."""
         return self.d_embedding or self.d_model
+
+    @property
+    def embedding_factor(self) -> float:
+        """Factor on what enters the residual stream."""
+        return self.d_model**0.5 if self.embedding_scale == "width" else self.embedding_scale
 
     @property
     def residual_factor(self) -> float:

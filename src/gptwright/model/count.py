@@ -51,7 +51,8 @@ def count(config: "ModelConfig", context: int | None = None) -> Count:
     """Count parameters, FLOPs and state of ``config`` at ``context`` keys (default ``max_seq_len``)."""
     context = context or config.max_seq_len
     ctx, vocab = config.context(0), config.require_vocab_size()
-    embedding, head = vocab * config.embedding_width, vocab * config.d_model
+    embedding, product = vocab * config.embedding_width, vocab * config.d_model
+    head = (0 if config.tie_embeddings else product) + (vocab if config.head_bias else 0)
     position = config.position.num_params(ctx)
     parts = [
         Part("token_embedding", "embedding", 1, embedding, embedding, 0),
@@ -60,14 +61,7 @@ def count(config: "ModelConfig", context: int | None = None) -> Count:
         *_layer_parts(config, context),
         _norm_part(config),
         *_scale_parts(config),
-        Part(
-            "lm_head",
-            "tied" if config.tie_embeddings else "linear",
-            1,
-            0 if config.tie_embeddings else head,
-            0 if config.tie_embeddings else head,
-            2 * head,
-        ),
+        Part("lm_head", "tied" if config.tie_embeddings else "linear", 1, head, head, 2 * product),
     ]
     params = sum(part.params for part in parts)
     return Count(

@@ -48,7 +48,7 @@ class GPT(nn.Module):
         block = WIRINGS[config.wiring]
         self.layers = nn.ModuleList(block(config, index) for index in range(config.n_layers))
         self.final_norm = nn.Identity() if config.wiring == "post" else config.norm.build(config.context(0))
-        self.lm_head = nn.Linear(config.d_model, config.require_vocab_size(), bias=False)
+        self.lm_head = nn.Linear(config.d_model, config.require_vocab_size(), bias=config.head_bias)
         if config.tie_embeddings:
             self.lm_head.weight = self.token_embedding.weight
         initialise(self, config)
@@ -89,6 +89,7 @@ class GPT(nn.Module):
             hidden.flatten(0, 1),
             self.lm_head.weight,
             targets.flatten(),
+            bias=self.lm_head.bias,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
             softcap=self.config.logit_softcap,
@@ -171,7 +172,9 @@ class GPT(nn.Module):
         x = self._embed(ids)  # (B, T, E)
         if self.config.embedding_width != self.config.d_model:
             x = self.embedding_proj(x)  # (B, T, D)
-        return x if self.config.embedding_norm is None else self.embedding_norm(x)
+        if self.config.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return x if self.config.embedding_factor == 1 else x * self.config.embedding_factor
 
     def _embed(self, ids: Tensor) -> Tensor:
         try:

@@ -155,10 +155,13 @@ def _to_fake(model: nn.Module, mode: FakeTensorMode) -> None:
 def _representatives(model: GPT) -> list[int]:
     """Return for each layer the first one that behaves like it: same parts, same parts frozen, and not at the start."""
     first: dict[Any, int] = {}
+    positions: set[str] = set()  # the first layer of each kind of positions keeps what its fellows share
     found, trains = [], any(p.requires_grad for p in model.token_embedding.parameters())
     for index, layer in enumerate(model.layers):
         trained = tuple(p.requires_grad for p in layer.parameters())
-        key = (repr(model.config.layer(index)), trained, trains, index == 0)
+        position = repr(model.config.context(index).position)
+        key = (repr(model.config.layer(index)), position, position in positions, trained, trains, index == 0)
+        positions.add(position)
         found.append(first.setdefault(key, index))
         trains = trains or any(trained)
     return found

@@ -227,6 +227,10 @@ class Position(Module):
             del ctx, context
             return 0
 
+        def fits_one_layer(self, ctx: LayerContext) -> bool:
+            """Whether a kind of layer may have these positions for itself: nothing is added to embeddings, none end."""
+            return self.owner.forward is Position.forward and self.limit(ctx) is None  # pyright: ignore[reportAttributeAccessIssue]
+
         def turn(self, q: Tensor, k: Tensor, seq: Sequence) -> tuple[Tensor, Tensor]:
             """Return queries (B, H, T, d) and keys (B, K, T, d) with their positions worked in."""
             del seq

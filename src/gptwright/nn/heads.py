@@ -3,6 +3,7 @@
 Shapes: B batch, T query positions, D d_model, H query heads, K key-value heads, d head width.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from gptwright.ops.sequence import Sequence
 NO_SCORES = {
     "attention_dropout": "attention_dropout is impossible with {type} attention, which forms no weights to drop; leave "
     "it out and use the model's dropout",
+    "scale": "scale is impossible with {type} attention, which forms no scores to multiply; leave it out, or use "
+    "softmax attention",
     "softcap": "softcap is impossible with {type} attention, which forms no scores to bound; leave it out, or use "
     "softmax attention",
     "sinks": "sinks are impossible with {type} attention, which has no softmax for them to take part in; leave them "
@@ -140,7 +143,8 @@ def with_first_values(v: Tensor, seq: Sequence, ctx: LayerContext) -> Tensor:
 
 
 def _divisors(n: int) -> list[int]:
-    return [i for i in range(1, n + 1) if n % i == 0]
+    low = [i for i in range(1, math.isqrt(n) + 1) if n % i == 0]
+    return sorted({*low, *(n // i for i in low)})
 
 
 def _does_not_divide(n_heads: int, d_model: int) -> str:

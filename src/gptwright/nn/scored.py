@@ -26,6 +26,9 @@ class Scored(Attention):
 
         n_heads: PositiveInt
         """Query heads."""
+        scale: PositiveFloat | None = None
+        """Factor of the products of queries and keys (`query_pre_attn_scalar` elsewhere is 1 / scale^2). Default
+        1 / sqrt(width of a key)."""
         softcap: PositiveFloat | None = None
         """Bound c of the scores, c * tanh(score / c), as Gemma 2 (https://arxiv.org/abs/2408.00118). Default none."""
         sinks: bool = False
@@ -50,7 +53,7 @@ class Scored(Attention):
     def scoring(self) -> Scoring:
         """What is done to scores now: no dropout in eval mode."""
         dropout = self.config.attention_dropout if self.training else 0.0
-        return Scoring(self.config.softcap, self.slopes, self.sinks, dropout=dropout)
+        return Scoring(self.config.softcap, self.slopes, self.sinks, self.config.scale, dropout)
 
 
 class ScoredAttention(Scored, HeadAttention):

@@ -66,12 +66,13 @@ def chunked_loss_reference(
     head: Tensor,
     targets: Tensor,
     *,
+    bias: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
     """Do what `chunked_loss` does, with all logits at once."""
-    logits = softcapped(F.linear(hidden.to(head.dtype), head).float(), softcap)
+    logits = softcapped(F.linear(hidden.to(head.dtype), head, bias).float(), softcap)
     return loss(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss, reduction="sum")
 
 
@@ -81,11 +82,12 @@ def chunked_loss(
     head: Tensor,
     targets: Tensor,
     *,
+    bias: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return the summed cross-entropy of ``hidden @ head.T`` without ever holding all (N, V) logits.
+    """Return the summed cross-entropy of ``hidden @ head.T + bias`` without ever holding all (N, V) logits.
 
     Gradients are formed chunk by chunk in the forward pass, so nothing is computed twice, and all chunks share one
     buffer: with z the logits and p = softmax(z), the gradient of z is p (1 + 2 z_loss log sum exp z) - target.
@@ -94,12 +96,13 @@ def chunked_loss(
         hidden: (N, D).
         head: (V, D), the output embedding.
         targets: (N,) int64, `IGNORE` where a prediction does not count.
+        bias: (V,) in the dtype of ``head``, added to the logits; or None.
         label_smoothing: as in `loss`.
         z_loss: as in `loss`.
         softcap: bound of the logits, as in `softcapped`.
     """
     rule = _Rule(label_smoothing, z_loss, softcap)
-    return _ChunkedLoss.apply(hidden.to(head.dtype), head, targets, rule)  # pyright: ignore[reportReturnType]
+    return _ChunkedLoss.apply(hidden.to(head.dtype), head, bias, targets, rule)  # pyright: ignore[reportReturnType]
 
 
 class _Rule(NamedTuple):
@@ -112,10 +115,11 @@ class _Rule(NamedTuple):
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, rule: _Rule) -> Tensor:
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, rule: _Rule) -> Tensor:
+        wants_hidden, wants_head, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format) if wants_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if wants_head else None
+        grad_bias = hidden.new_zeros(len(head), dtype=torch.float32) if wants_bias else None
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
         rows = _chunk_rows(len(hidden), len(head))
         buffer = hidden.new_empty((rows, len(head)), dtype=torch.float32)
@@ -123,32 +127,44 @@ class _ChunkedLoss(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows]
             logits, narrow = buffer[: len(part)], low[: len(part)]  # (rows, V), both
-            torch.mm(part, head.mT, out=narrow)
+            _logits_into(narrow, part, head, bias)
             if low is not buffer:
                 logits.copy_(narrow)
             losses[start : start + rows] = _turn_into_gradient(
-                logits, wanted, rule, gradient=wants_hidden or wants_head
+                logits, wanted, rule, gradient=wants_hidden or wants_head or wants_bias
             )
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
             if low is not buffer:
                 narrow.copy_(logits)
             if grad_hidden is not None:
                 torch.mm(narrow, head, out=grad_hidden[start : start + rows])
             if grad_head is not None:
                 _add_product(grad_head, narrow.mT, part)
-        ctx.save_for_backward(grad_hidden, grad_head)
+        ctx.save_for_backward(grad_hidden, grad_head, grad_bias)
         ctx.head_dtype = head.dtype
         return losses.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad_hidden, grad_head = ctx.saved_tensors
+        grad_hidden, grad_head, grad_bias = ctx.saved_tensors
         scale = torch.mul if _backward_may_come_again() else Tensor.mul_
         if grad_hidden is not None:
             grad_hidden = scale(grad_hidden, grad_output)
         if grad_head is not None:
             grad_head = scale(grad_head, grad_output).to(ctx.head_dtype)
-        return grad_hidden, grad_head, None, None
+        if grad_bias is not None:
+            grad_bias = scale(grad_bias, grad_output).to(ctx.head_dtype)
+        return grad_hidden, grad_head, grad_bias, None, None
+
+
+def _logits_into(out: Tensor, hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
+    """Write the logits of ``hidden`` into ``out``."""
+    if bias is None:
+        torch.mm(hidden, head.mT, out=out)
+    else:
+        torch.addmm(bias, hidden, head.mT, out=out)
 
 
 def _chunk_rows(rows: int, vocab: int) -> int:

@@ -48,7 +48,7 @@ class Latent(Scored):
     EXAMPLES = (
         {"n_heads": 4, "kv_rank": 12, "head_dim": 8, "rope_dim": 4, "value_dim": 6},
         {"n_heads": 4, "kv_rank": 6, "q_rank": 10, "head_dim": 6, "rope_dim": 4, "value_dim": 8},
-        {"n_heads": 4, "kv_rank": 16, "rope_dim": 8, "softcap": 5.0, "sinks": True},
+        {"n_heads": 4, "kv_rank": 16, "rope_dim": 8, "softcap": 5.0, "sinks": True, "scale": 0.3},
     )
 
     class Config(Scored.Config):
@@ -164,7 +164,8 @@ class Latent(Scored):
     def _ragged(self, q: Queries, kept: Latents, up: Tensor, seq: Sequence, state: KeyValueCache) -> Tensor:
         """Mix tokens of rows that stand at places of their own: latents are keys and values of a single head."""
         state.place(*kept, seq)
-        scoring = self.scoring._replace(scale=1 / math.sqrt(self.plain + self.turned))
+        scoring = self.scoring
+        scoring = scoring._replace(scale=scoring.scale or 1 / math.sqrt(self.plain + self.turned))
         inward = per_head(q.plain, up[:, : self.plain].mT.contiguous())  # (B, H, T, c)
         queries = torch.cat((inward, q.turned), -1)
         mixed = decode_attention(queries, state.both, state.k, seq.positions, scoring=scoring)  # (B, H, T, c)

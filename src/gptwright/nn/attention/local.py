@@ -28,7 +28,7 @@ class Local(ScoredAttention):
     EXAMPLES = (
         {"n_heads": 4, "window": 5},
         {"n_heads": 4, "n_kv_heads": 2, "window": 70},
-        {"n_heads": 4, "window": 33, "softcap": 5.0, "sinks": True},
+        {"n_heads": 4, "window": 33, "scale": 0.3, "softcap": 5.0, "sinks": True},
     )
 
     class Config(ScoredAttention.Config):

@@ -24,8 +24,8 @@ class Softmax(ScoredAttention):
     EXAMPLES = (
         {"n_heads": 4},
         {"n_heads": 4, "n_kv_heads": 2},
-        {"n_heads": 4, "n_kv_heads": 1, "qk_norm": "rms_norm"},
-        {"n_heads": 4, "n_kv_heads": 2, "softcap": 5.0, "sinks": True},
+        {"n_heads": 4, "n_kv_heads": 1, "qk_norm": {"type": "rms_norm", "unit_offset": True}},
+        {"n_heads": 4, "n_kv_heads": 2, "scale": 0.3, "softcap": 5.0, "sinks": True},
     )
 
     class Config(ScoredAttention.Config):

@@ -1,11 +1,11 @@
 """The gated feed-forward."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from gptwright.nn.activations import ACTIVATIONS
+from gptwright.nn.activations import ACTIVATIONS, Activation
 from gptwright.nn.base import FeedForward, LayerContext
 from gptwright.ops.sequence import Sequence
 
@@ -18,15 +18,15 @@ class GLU(FeedForward):
     Shazeer, 2020, https://arxiv.org/abs/2002.05202.
     """
 
-    EXAMPLES = ({"d_ff": 48}, {"activation": "gelu", "bias": True})
+    EXAMPLES = ({"d_ff": 48}, {"activation": "quick_gelu", "bias": True})
 
     class Config(FeedForward.Config):
         """Settings of the gated feed-forward."""
 
         d_ff: PositiveInt | None = None
         """Inner width. Default 8/3 of `d_model`, rounded up to 8: the parameters of a `4 * d_model` MLP."""
-        activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
-        """Bend of the gate: silu (SwiGLU), gelu (GEGLU), gelu_tanh or relu (ReGLU)."""
+        activation: Activation = "silu"
+        """Bend of the gate: silu (SwiGLU), gelu or gelu_tanh (GEGLU), relu (ReGLU), or any other of `mlp`."""
         bias: bool | None = None
         """Bias in all three projections. Default the model's `bias`."""
 

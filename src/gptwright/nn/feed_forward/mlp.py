@@ -26,7 +26,7 @@ class MLP(FeedForward):
         d_ff: PositiveInt | None = None
         """Inner width. Default `4 * d_model`."""
         activation: Activation = "gelu"
-        """Pointwise bend: gelu, gelu_tanh (GPT-2's approximation), relu, relu_squared or silu."""
+        """Pointwise bend: gelu, gelu_tanh (GPT-2's approximation), quick_gelu, relu, relu_squared, silu or tanh."""
         bias: bool | None = None
         """Bias in both projections. Default the model's `bias`."""
 

@@ -1,5 +1,6 @@
 """Root-mean-square normalisation."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ class RMSNorm(Norm):
     Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467.
     """
 
-    EXAMPLES = ({}, {"eps": 1e-5, "scale": False})
+    EXAMPLES = ({}, {"eps": 1e-5, "scale": False}, {"unit_offset": True})
 
     class Config(Norm.Config):
         """Settings of root-mean-square normalisation."""
@@ -27,11 +28,26 @@ class RMSNorm(Norm):
         """Added to the mean square."""
         scale: bool = True
         """Whether to learn a scale for each feature."""
+        unit_offset: bool = False
+        """Whether the scale is 1 + weight, with weights that begin at 0, so that decay pulls it to 1 (Gemma,
+        https://arxiv.org/abs/2403.08295)."""
+
+        def check(self, ctx: LayerContext) -> Iterator[tuple[str, str]]:
+            """Yield what does not fit: an offset of a scale that is not there."""
+            del ctx
+            if self.unit_offset and not self.scale:
+                yield (
+                    "unit_offset",
+                    "unit_offset true adds 1 to the learned scale, and scale is false; leave one of them out",
+                )
 
     def __init__(self, config: Any, ctx: LayerContext, width: int | None = None) -> None:
         super().__init__(config, ctx, width)
-        self.weight = nn.Parameter(torch.ones(self.width)) if config.scale else None
+        self.weight = nn.Parameter(torch.full((self.width,), 1.0 - config.unit_offset)) if config.scale else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (..., width), with the mean square in fp32 at any precision."""
-        return rms_norm(x, self.weight, self.config.eps)
+        weight = self.weight
+        if weight is not None and self.config.unit_offset:
+            weight = 1 + weight
+        return rms_norm(x, weight, self.config.eps)
