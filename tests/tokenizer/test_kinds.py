@@ -1,5 +1,8 @@
 """Every kind of tokenizer: exact round trips, streams, saves, and sentences for what it cannot do."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,12 +15,18 @@ from gptwright.tokenizer.kinds.byte import Byte
 from gptwright.tokenizer.kinds.char import Char
 from gptwright.tokenizer.load import SLOT, load
 
+from . import zoo
+
 TEXT = "It was the best of times, it was the worst of times; café — 日本語 🎉\r\n\tend.\n" * 8
+
+FOLDER = TemporaryDirectory()
+SOURCE = str(zoo.write(Path(FOLDER.name), "gpt2"))
 
 
 def make(name: str, *, with_eot: bool = True, text: str = TEXT) -> Tokenizer:
     kind = SLOT.resolve(name)
-    config = kind.Config.from_dict(kind.EXAMPLES[0])
+    given = {"source": SOURCE} if name == "pretrained" else kind.EXAMPLES[0]
+    config = kind.Config.from_dict(given)
     return kind.train(config, [text], with_eot=with_eot)
 
 
@@ -31,7 +40,7 @@ def texts_for(name: str) -> st.SearchStrategy[str]:
 
 
 def test_the_menu_is_the_folder():
-    assert SLOT.names() == ["bpe", "byte", "char"]
+    assert SLOT.names() == ["bpe", "byte", "char", "pretrained"]
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -92,7 +101,7 @@ def test_a_save_reads_back_the_same(name, tmp_path):
 @pytest.mark.parametrize("name", MADE)
 def test_training_twice_gives_the_same_and_other_text_another(name):
     assert make(name).fingerprint == MADE[name].fingerprint
-    if name != "byte":
+    if name not in ("byte", "pretrained"):
         assert make(name, text="another text altogether " * 9).fingerprint != MADE[name].fingerprint
 
 
@@ -108,12 +117,30 @@ def test_sizes_and_end_of_text():
         assert tokenizer.decode([tokenizer.eot_id]) == EOT
 
 
-@pytest.mark.parametrize("name", ["byte", "bpe"])
+@pytest.mark.parametrize("name", ["byte", "bpe", "pretrained"])
 def test_the_words_of_the_end_of_text_token_are_only_text(name):
     tokenizer = MADE[name]
     ids = tokenizer.encode(f"a{EOT}b")
     assert tokenizer.eot_id not in ids
     assert tokenizer.decode(ids) == f"a{EOT}b"
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_a_template_wrote_may_hold_control_tokens(name):
+    tokenizer = MADE[name]
+    a, b = tokenizer.encode("t").tolist(), tokenizer.encode("it").tolist()
+    assert tokenizer.encode_marked(f"t{EOT}it{EOT}").tolist() == [*a, tokenizer.eot_id, *b, tokenizer.eot_id]
+    ids, inside = tokenizer.encode_spans(f"t{EOT}it", [(1, 1 + len(EOT))])
+    assert (ids.tolist(), inside.tolist()) == ([*a, tokenizer.eot_id, *b], [*[False] * len(a), True, *[False] * len(b)])
+    assert tokenizer.encode_spans("it", [])[1].tolist() == [False] * len(b)
+    assert (tokenizer.end_ids, tokenizer.prefix_ids, tokenizer.chat_template) == ((tokenizer.eot_id,), (), None)
+    assert tokenizer.special_tokens == {"bos_token": EOT, "eos_token": EOT}
+
+
+def test_without_an_end_of_text_there_is_nothing_special():
+    tokenizer = make("byte", with_eot=False)
+    assert tokenizer.encode_marked(EOT).tolist() == list(EOT.encode())
+    assert (tokenizer.end_ids, tokenizer.special_tokens) == ((), {})
 
 
 @pytest.mark.parametrize("name", MADE)

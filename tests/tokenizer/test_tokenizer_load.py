@@ -12,6 +12,8 @@ from gptwright.tokenizer.kinds.byte import Byte
 from gptwright.tokenizer.kinds.char import Char
 from gptwright.tokenizer.load import load, make_tokenizer
 
+from . import zoo
+
 
 @pytest.fixture
 def saved(tmp_path):
@@ -20,7 +22,9 @@ def saved(tmp_path):
 
 
 def test_an_empty_or_missing_folder(tmp_path):
-    with pytest.raises(DataError, match=r"holds no tokenizer: neither kind\.json nor tokenizer\.json"):
+    with pytest.raises(
+        DataError, match=r"holds no tokenizer: neither tokenizer\.json nor vocab\.json with merges\.txt is there"
+    ):
         load(tmp_path)
     with pytest.raises(DataError, match=r"no tokenizer can be read from .*none"):
         load(tmp_path / "none")
@@ -64,10 +68,10 @@ def test_a_missing_vocabulary(saved):
         load(saved)
 
 
-def hugging_face_file(folder, *, byte_level=True):
+def hugging_face_file(folder):
     library = Library(models.BPE(vocab={"a": 0, "Ġ": 1, "é": 2, "Ã": 3, "©": 4}, merges=[]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    library.decoder = decoders.ByteLevel() if byte_level else decoders.WordPiece()
+    library.decoder = decoders.ByteLevel()
     library.save(str(folder / "tokenizer.json"))
 
 
@@ -76,19 +80,21 @@ def test_a_foreign_tokenizer_json_alone(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not read")
     tokenizer = load(tmp_path)
     assert tokenizer.decode(tokenizer.encode("a aé")) == "a aé"
+    assert tokenizer.type_name() == "pretrained"
     assert tokenizer.eot_id is None
     assert list(tokenizer.pieces("a a a a", 1)) == ["a a a a"]  # its splitting rule is not ours, so no cuts
 
 
-def test_a_foreign_tokenizer_that_is_not_byte_level(tmp_path):
-    hugging_face_file(tmp_path, byte_level=False)
+def test_a_saved_bpe_that_is_not_byte_level(tmp_path):
+    zoo.write(tmp_path, "wordpiece")
+    (tmp_path / "kind.json").write_text('{"format": 1, "config": {"type": "bpe"}}')
     with pytest.raises(DataError, match="decodes by WordPiece"):
         load(tmp_path)
 
 
 def test_a_damaged_tokenizer_json(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match=r"no readable tokenizer\.json"):
+    with pytest.raises(DataError, match=r"the tokenizer in .* cannot be used: there is no readable tokenizer\.json"):
         load(tmp_path)
 
 

@@ -16,7 +16,7 @@ from gptwright.config.report import did_you_mean
 from gptwright.errors import DataError, GptwrightError
 
 if TYPE_CHECKING:
-    from gptwright.data.template import Template
+    from gptwright.data.chat_template import AnyTemplate
     from gptwright.generate.choose import Choice
     from gptwright.generate.conversation import Conversation
     from gptwright.generate.engine import Ticket
@@ -40,7 +40,11 @@ def command(
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message to begin with.")] = None,
     template: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How turns are written: chatml, plain, headings. Default: as in training."),
+        typer.Option(
+            metavar="NAME",
+            help="How turns are written: chatml, plain, headings, a .jinja file, or tokenizer for the model's own. "
+            "Default: as in training, or the model's own.",
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 256,
     temperature: Annotated[
@@ -56,8 +60,8 @@ def command(
 ) -> None:
     """Talk with a trained GPT: each line is answered, as the answer is written, with what was said before in view.
 
-    Turns are written by the chat template of the run's data; a run without one continues what is typed. Lines may
-    also come from a pipe.
+    Turns are written by the chat template of the run's data, or by the one that the model's tokenizer brings along; a
+    run without either continues what is typed. Lines may also come from a pipe.
     """
     if max_new_tokens < 1:
         raise GptwrightError(f"--max-new-tokens is {max_new_tokens} and must be at least 1")
@@ -85,19 +89,23 @@ def _seed(given: int | None) -> int:
     return int.from_bytes(os.urandom(7), "little") if given is None else given
 
 
-def _template(model: "GPT", name: str | None) -> "Template | None":
-    """Return the template that was asked for, or the one of the chats that the run learnt from."""
-    from gptwright.data.template import TEMPLATES, Template
+def _template(model: "GPT", name: str | None) -> "AnyTemplate | None":
+    """Return the template that was asked for, that of the chats which the run learnt from, or the tokenizer's own."""
+    from gptwright.data.chat_template import OWN, chat_template
+    from gptwright.data.template import TEMPLATES
 
     if name is not None:
-        if name not in TEMPLATES and "{" not in name:
+        if name not in (*TEMPLATES, OWN) and "{" not in name and "." not in name:
             raise GptwrightError(
-                f"--template is '{name}' and must be one of {', '.join(TEMPLATES)}, or text with {{role}} and "
-                "{content}"
+                f"--template is '{name}' and must be one of {', '.join(TEMPLATES)}, {OWN} (the model's own), a .jinja "
+                "file, or text with {role} and {content}"
             )
-        return Template.named(name)
+        return chat_template(name, model.tokenizer)
     data = None if model.settings is None else model.settings.data
-    return Template.named(data.template) if data is not None and data.format == "chat" else None
+    if data is not None and data.format == "chat":
+        return chat_template(data.template, model.tokenizer)
+    own = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    return chat_template(OWN, model.tokenizer) if own else None
 
 
 class Chat:
@@ -169,8 +177,7 @@ class Chat:
 
         room = self.talk.context - len(ids)
         sampling = replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens or room, room))
-        ends = () if self.tokenizer.eot_id is None else (self.tokenizer.eot_id,)
-        request = Request(ids, sampling, sample=self._answers, end_ids=ends, on_token=answer.take)
+        request = Request(ids, sampling, sample=self._answers, end_ids=self.talk.end_ids, on_token=answer.take)
         self._answers += 1
         ticket = self.engine.submit(request)
         with interruptions(self.terminal) as interrupted:

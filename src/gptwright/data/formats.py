@@ -6,8 +6,9 @@ from itertools import islice
 from typing import Any
 
 from gptwright.config.report import did_you_mean
+from gptwright.data.chat_template import chat_template
 from gptwright.data.config import DataConfig, PartConfig
-from gptwright.data.template import ANSWERS, ROLES, Span, Template
+from gptwright.data.template import ANSWERS, ROLES, Span
 from gptwright.errors import DataError
 
 
@@ -79,7 +80,7 @@ class Chat(Format):
 
     def __init__(self, config: DataConfig, part: PartConfig) -> None:
         super().__init__(config, part)
-        self.template = Template.named(config.template)
+        self.template = chat_template(config.template)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -103,14 +104,18 @@ class Chat(Format):
                 f"{place} has no message of the assistant, and only those are learnt: add one, leave the line out, "
                 "or set data.train_on=all"
             )
-        return self.template.spans(checked)
+        try:
+            return self.template.spans(checked)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
 
 
 FORMATS: dict[str, type[Format]] = {"text": Text, "completion": Completion, "chat": Chat}
 """The formats by the name that `data.format` gives them."""
 
 
-def _message(message: Any, place: str) -> dict[str, str]:
+def _message(message: Any, place: str) -> dict[str, Any]:
+    """Return a message that was checked; what it holds besides may be of use to a Jinja template."""
     if not isinstance(message, Mapping):
         raise DataError(f'{place} is a {_kind(message)}, not an object: write {{"role": "user", "content": "..."}}')
     for key in ("role", "content"):
@@ -122,7 +127,7 @@ def _message(message: Any, place: str) -> dict[str, str]:
     if role not in ROLES:
         near = did_you_mean(str(role), ROLES)
         raise DataError(f"{place} has the unknown role {role!r:.40}; the roles are {', '.join(ROLES)}{near}")
-    return {"role": role, "content": _text(content, "content", place, "content must be text")}
+    return {**message, "role": role, "content": _text(content, "content", place, "content must be text")}
 
 
 def _value(row: Mapping[str, Any], field: str, setting: str, place: str) -> Any:

@@ -26,11 +26,16 @@ class Span(NamedTuple):
     text: str
     learn: bool
     """Whether its tokens count in the loss."""
+    marked: tuple[tuple[int, int], ...] | None = None
+    """Of text in which special tokens are control ids: the stretches that are learnt, from character to character."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """What stands before and after the content of each message; ``{role}`` in it becomes the speaker."""
+    """What stands before and after the content of each message; ``{role}`` in it becomes the speaker.
+
+    Those in Jinja are of another class, `gptwright.data.jinja.JinjaTemplate`, with the same `spans` and `stops`.
+    """
 
     text: str
 
@@ -45,7 +50,7 @@ class Template:
         if text.count("{content}") != 1 or "{role}" not in text.partition("{content}")[0]:
             raise DataError(
                 f"data.template {name!r:.80} is none of {', '.join(TEMPLATES)}, and as a template of your own it must "
-                "hold {role} and after it, once, {content}"
+                "hold {role} and after it, once, {content} (or be Jinja, a .jinja file, or tokenizer for its own)"
             )
         return cls(text)
 
@@ -56,6 +61,13 @@ class Template:
     def closing(self, role: str) -> str:
         """Return what stands after the words of ``role``: the end mark."""
         return self.text.partition("{content}")[2].replace("{role}", role)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends an answer: the end mark, or the words that open the next turn where there is none."""
+        closing = self.closing(ANSWERS)
+        mark = (closing.rstrip() or closing) or self.opening("user")
+        return (mark,) if mark else ()
 
     def spans(self, messages: Sequence[Mapping[str, str]], *, reply: bool = False) -> list[Span]:
         """Return a chat as spans: answers with their end mark are learnt, everything between them is one span.
@@ -74,7 +86,9 @@ class Template:
 
 
 def encode(tokenizer, spans: Sequence[Span]) -> list[int]:
-    """Return the ids of ``spans``, each tokenized alone, as training data is."""
+    """Return the ids of ``spans``, each tokenized alone, as training data is, without what texts begin with."""
+    if any(span.marked is not None for span in spans):
+        return [id for span in spans for id in tokenizer.encode_marked(span.text).tolist()]
     return [int(id) for ids in tokenizer.encode_batch([span.text for span in spans]) for id in ids]
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from gptwright.data.chat_template import AnyTemplate
+from gptwright.data.jinja import JinjaTemplate
 from gptwright.data.template import ANSWERS, Template, encode
 from gptwright.errors import DataError, GptwrightError
 from gptwright.tokenizer.base import Tokenizer
@@ -27,7 +29,7 @@ class Conversation:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, context: int, template: Template | None = None, system: str | None = None
+        self, tokenizer: Tokenizer, context: int, template: AnyTemplate | None = None, system: str | None = None
     ) -> None:
         if system is not None and template is None:
             raise GptwrightError("there is no chat template, and so no place for a system message; give --template")
@@ -37,12 +39,13 @@ class Conversation:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """What ends an answer: the template's end mark, or the words that open the next turn where it has none."""
-        if self.template is None:
-            return ()
-        closing = self.template.closing(ANSWERS)
-        mark = (closing.rstrip() or closing) or self.template.opening("user")
-        return (mark,) if mark else ()
+        """What ends an answer, as the template writes it."""
+        return () if self.template is None else self.template.stops
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer: those that end a text."""
+        return self.tokenizer.end_ids
 
     def say(self, text: str, reserve: int) -> tuple[list[int], int]:
         """Add a turn; return the ids that the model goes on from, and how many old turns were left out.
@@ -63,18 +66,18 @@ class Conversation:
             )
         kept = [*self.turns, Turn(text, self._prompt(text, first=not self.turns))]
         reserve = min(reserve, max(1, self.context // 4))
-        while len(kept) > 1 and _length(kept) + reserve > self.context:
+        while len(kept) > 1 and len(self._ids(kept)) + reserve > self.context:
             kept = kept[1:]
             kept[0] = Turn(kept[0].said, self._prompt(kept[0].said, first=True), kept[0].answered, kept[0].answer)
         dropped = len(self.turns) + 1 - len(kept)
         self.turns = kept
-        return [id for turn in kept for id in (*turn.prompt, *turn.answer)], dropped
+        return self._ids(kept), dropped
 
     def answered(self, text: str, ids: list[int]) -> None:
         """Take in the answer to the latest turn: its text, and the ids that were written for it."""
         turn = self.turns[-1]
         turn.answered, turn.answer = text, [*ids, *self._end_mark(text, ids)]
-        if self.template is not None and not self.template.closing(ANSWERS):
+        if isinstance(self.template, Template) and not self.template.closing(ANSWERS):
             turn.answer = self.tokenizer.encode(text).tolist()  # without the words of the next turn that ended it
 
     def unsay(self) -> None:
@@ -87,31 +90,43 @@ class Conversation:
 
     def messages(self) -> list[dict[str, str]]:
         """Return the talk as a list of messages, as training on chats reads it."""
+        return self._messages(self.turns)
+
+    def _messages(self, turns: list[Turn]) -> list[dict[str, str]]:
         found = [] if self.system is None else [{"role": "system", "content": self.system}]
-        for turn in self.turns:
+        for turn in turns:
             found += [{"role": "user", "content": turn.said}, {"role": ANSWERS, "content": turn.answered}]
         return found
 
+    def _ids(self, turns: list[Turn]) -> list[int]:
+        """Return the ids of a talk that ends with something to be answered.
+
+        A Jinja template is a program, which may write a turn otherwise when others follow it: it writes the talk anew.
+        """
+        if isinstance(self.template, JinjaTemplate):
+            return encode(self.tokenizer, self.template.spans(self._messages(turns)[:-1], reply=True))
+        return [id for turn in turns for id in (*turn.prompt, *turn.answer)]
+
     def _prompt(self, text: str, *, first: bool) -> list[int]:
+        if isinstance(self.template, JinjaTemplate):
+            return self._ids([Turn(text, [])])
+        prefix = list(self.tokenizer.prefix_ids) if first else []
         if self.template is None:
-            return self.tokenizer.encode(text if first else self._between + text).tolist()
+            own = self.tokenizer.encode(text if first else self._between + text).tolist()
+            return [*prefix, *own] if own else []
         messages = [{"role": "user", "content": text}]
         if first and self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
-        return encode(self.tokenizer, self.template.spans(messages, reply=True))
+        return [*prefix, *encode(self.tokenizer, self.template.spans(messages, reply=True))]
 
     def _end_mark(self, text: str, ids: list[int]) -> list[int]:
         """Return the ids of what is missing of the end mark after what was written."""
-        if self.template is None:
+        if not isinstance(self.template, Template):
             return []
         closing, written = self.template.closing(ANSWERS), self.tokenizer.decode(ids)
         beyond = written[len(text) :] if written.startswith(text) else ""
         missing = closing.removeprefix(beyond) if closing.startswith(beyond) else ""
         return self.tokenizer.encode(missing).tolist() if missing else []
-
-
-def _length(turns: list[Turn]) -> int:
-    return sum(len(turn.prompt) + len(turn.answer) for turn in turns)
 
 
 def _separator(tokenizer: Tokenizer) -> str:

@@ -162,7 +162,7 @@ def _search(model: GPT, prompt: str, sampling: Sampling, beams: int, length_pena
         beams=beams,
         max_new_tokens=room if sampling.max_new_tokens is None else sampling.max_new_tokens,
         length_penalty=length_penalty,
-        end_ids=[] if sampling.ignore_end or tokenizer.eot_id is None else [tokenizer.eot_id],
+        end_ids=[] if sampling.ignore_end else list(tokenizer.end_ids),
         n=n,
     )
     seconds = time.perf_counter() - began

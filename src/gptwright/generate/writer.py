@@ -156,7 +156,7 @@ class Writer:
         self.model, self.how = model, how or How()
         self.how.check()
         self.tokenizer = tokenizer_of(model)
-        self.end_ids = [] if self.tokenizer.eot_id is None else [self.tokenizer.eot_id]
+        self.end_ids = list(self.tokenizer.end_ids)
         self.engine = Engine(model, rows=self.how.rows, overflow=self.how.overflow, speculation=self.how.guesser(model))
         self._going: dict[int, Continuation] = {}
 
@@ -200,13 +200,15 @@ def _positive(value: object) -> bool:
 
 
 def encode_prompt(model: GPT, prompt: str, *, overflow: Overflow = "refuse") -> list[int]:
-    """Return the token ids of ``prompt``; an empty one begins a new document.
+    """Return the token ids of ``prompt``, first of all those that every text begins with.
+
+    An empty prompt begins a new document.
 
     Raises:
         GptwrightError: it is longer than the model's context, or empty where no token begins a document.
     """
     tokenizer, limit = tokenizer_of(model), model.config.max_seq_len
-    ids = tokenizer.encode(prompt).tolist()
+    ids = begun(tokenizer, tokenizer.encode(prompt).tolist())
     if not ids:
         if tokenizer.eot_id is None:
             raise GptwrightError(
@@ -220,6 +222,12 @@ def encode_prompt(model: GPT, prompt: str, *, overflow: Overflow = "refuse") -> 
             f"train with a larger model.max_seq_len{', or go beyond it with overflow slide' if endless else ''}"
         )
     return ids
+
+
+def begun(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Return ``ids`` after those that every text begins with, unless they do so already."""
+    prefix = list(tokenizer.prefix_ids)
+    return ids if ids[: len(prefix)] == prefix else [*prefix, *ids]
 
 
 def tokenizer_of(model: GPT) -> Tokenizer:

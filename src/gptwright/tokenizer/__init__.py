@@ -1,1 +1,1 @@
-"""Text to token ids and back: byte, char and bpe, one file each in ``kinds``."""
+"""Text to token ids and back: byte, char, bpe, and those of other models; one file each in ``kinds``."""

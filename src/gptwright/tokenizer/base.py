@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -30,6 +31,13 @@ class Tokenizer(Component, ABC):
     ``vocab_size`` counts every id, ``eot_id`` included; ``eot_id`` is None when there is no such token.
     """
 
+    end_ids: tuple[int, ...] = ()
+    """Every id that ends a text, ``eot_id`` first."""
+    prefix_ids: tuple[int, ...] = ()
+    """The ids that every text begins with, such as a beginning-of-text token."""
+    chat_template: str | None = None
+    """How chats are written, a Jinja template as Hugging Face writes them; None where the tokenizer brings none."""
+
     class Config(ComponentConfig):
         """Settings of a tokenizer."""
 
@@ -43,6 +51,7 @@ class Tokenizer(Component, ABC):
         self.config = config
         self.vocab_size = vocab_size
         self.eot_id = eot_id
+        self.end_ids = () if eot_id is None else (eot_id,)
 
     @classmethod
     @abstractmethod
@@ -77,6 +86,36 @@ class Tokenizer(Component, ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids of each text, int64; a kind with threads of its own uses them here."""
         return [self.encode(text) for text in texts]
+
+    def encode_marked(self, text: str) -> np.ndarray:
+        """Return the ids of ``text``, int64 (n,), the special tokens written in it becoming control ids.
+
+        For text that a chat template wrote. What somebody else wrote is for `encode`, which takes it for text only.
+        """
+        if self.eot_id is None:
+            return self.encode(text)
+        first, *others = self.encode_batch(text.split(EOT))
+        mark = np.array([self.eot_id], dtype=np.int64)
+        return np.concatenate([first, *(part for other in others for part in (mark, other))])
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of `encode_marked`, and of each whether it lies in one of ``spans``, bool (n,).
+
+        Spans are (first character, character after the last), in order and apart. Here the text is cut at their ends;
+        a kind that knows where its tokens stand encodes it whole.
+        """
+        cuts = [0, *(place for span in spans for place in span), len(text)]
+        parts = [self.encode_marked(text[start:end]) for start, end in pairwise(cuts)]
+        inside = [np.full(len(part), number % 2 == 1) for number, part in enumerate(parts)]
+        return np.concatenate(parts), np.concatenate(inside)
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens by the names that Hugging Face gives them, such as ``eos_token``."""
+        if self.eot_id is None:
+            return {}
+        end = self.decode([self.eot_id])
+        return {"bos_token": end, "eos_token": end}
 
     def pieces(self, text: str, size: int) -> Iterator[str]:
         """Cut ``text`` into pieces of about ``size`` characters whose ids, joined, are those of the whole."""

@@ -10,12 +10,14 @@ from pydantic_core import PydanticCustomError
 from gptwright.config.slot import ComponentConfig, Slot
 from gptwright.errors import ConfigError, DataError
 from gptwright.tokenizer.base import KIND_FILE, Progress, Tokenizer
+from gptwright.tokenizer.folder import content
+from gptwright.tokenizer.kinds.pretrained import Pretrained
 
 SLOT = Slot("tokenizer", package="gptwright.tokenizer.kinds", base="gptwright.tokenizer.base:Tokenizer")
 
 
 def load(folder: str | Path, *, trust_code: bool = False) -> Tokenizer:
-    """Read the tokenizer that `Tokenizer.save` wrote, or a folder with a byte-level ``tokenizer.json`` alone.
+    """Read the tokenizer that `Tokenizer.save` wrote, or that of a model's folder as Hugging Face keeps it.
 
     ``trust_code`` says whether a kind of one's own, named in the folder, may be imported.
 
@@ -23,6 +25,8 @@ def load(folder: str | Path, *, trust_code: bool = False) -> Tokenizer:
         DataError: there is none, it is damaged, or it would need code that is not trusted.
     """
     folder = Path(folder)
+    if not (folder / KIND_FILE).exists():
+        return Pretrained.from_folder(folder)
     contents = _files(folder)
     saved = _saved_config(folder, contents)
     try:
@@ -52,21 +56,14 @@ def make_tokenizer(
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """Read a tokenizer's own folder whole, but of a model's folder only the tokenizer.json."""
     try:
-        ours = (folder / KIND_FILE).exists()
-        files = [file for file in folder.iterdir() if file.is_file() and (ours or file.name == "tokenizer.json")]
-        contents = {file.name: file.read_bytes() for file in files}
+        names = [file.name for file in folder.iterdir() if file.is_symlink() or file.is_file()]
     except OSError as error:
         raise DataError(f"no tokenizer can be read from {folder}: {error.strerror}") from None
-    if not contents:
-        raise DataError(f"{folder} holds no tokenizer: neither {KIND_FILE} nor tokenizer.json is there")
-    return contents
+    return {name: content(folder, name) for name in names}
 
 
 def _saved_config(folder: Path, contents: dict[str, bytes]) -> dict[str, Any]:
-    if KIND_FILE not in contents:  # a tokenizer of the Hugging Face world
-        return {"type": "bpe"}
     try:
         kind = json.loads(contents[KIND_FILE])
         config, written = dict(kind["config"]), kind["format"]
