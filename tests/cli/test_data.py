@@ -1,6 +1,8 @@
 import json
 import os
+import pickle
 
+import numpy as np
 import pytest
 
 
@@ -109,3 +111,78 @@ def test_settings_that_cannot_be_are_one_sentence(gptwright, settings, sentence)
     assert (done.code, done.out) == (2, "")
     assert sentence in done.err
     assert done.err.count("\n") == 1
+
+
+def test_ids_of_others_become_data_that_train_uses(gptwright, workshop):
+    text = (workshop / "text.txt").read_bytes()
+    np.frombuffer(text[:3000], np.uint8).astype("<u2").tofile(workshop / "train.bin")
+    np.frombuffer(text[3000:], np.uint8).astype("<u2").tofile(workshop / "val.bin")
+    done = gptwright(
+        "data", "import", "train.bin", "--val", "val.bin", "--tokenizer", "byte", "--out", "ids", "--json", "--quiet"
+    )
+    assert done.code == 0, done.err
+    assert (done.json["splits"]["train"]["tokens"], done.json["splits"]["val"]["bytes"]) == (3000, len(text) - 3000)
+    assert gptwright("train", "tiny.yaml", "data.source=ids", "data.tokenizer=byte", "--quiet").code == 0
+
+
+def test_characters_of_nanogpt_are_read_without_running_anything(gptwright, workshop):
+    letters = sorted(set((workshop / "text.txt").read_text()))
+    ids = [letters.index(letter) for letter in (workshop / "text.txt").read_text()]
+    np.array(ids).astype("<u2").tofile(workshop / "train.bin")
+    meta = {"vocab_size": len(letters), "itos": dict(enumerate(letters)), "stoi": {c: n for n, c in enumerate(letters)}}
+    (workshop / "meta.pkl").write_bytes(pickle.dumps(meta))
+    done = gptwright("data", "import", "train.bin", "--tokenizer", "meta.pkl", "--out", "ids", "--json", "--quiet")
+    assert done.code == 0, done.err
+    assert (done.json["tokenizer"], done.json["bytes_per_token"]) == ("char", 1.0)
+    out = gptwright("data", "export", "ids", "out", "--to", "parquet", "--text", "--json")
+    assert out.code == 0, out.err
+    rows = pytest.importorskip("pyarrow.parquet").read_table(workshop / "out" / "train.parquet").to_pylist()
+    assert (workshop / "text.txt").read_text().startswith(rows[0]["text"])
+    shown = gptwright("data", "export", "tiny.yaml", "out-2")
+    assert [line.split()[0] for line in shown.out.splitlines() if line.strip()] == [
+        *("file", "train.parquet", "val.parquet", "folder")
+    ]
+
+
+class Trap:
+    """What a malicious pickle holds."""
+
+    def __reduce__(self):
+        """Run something when it is read."""
+        return os.mkdir, ("sprung",)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (pickle.dumps({"itos": {0: Trap()}}), "the pickle wants to import posix.mkdir"),
+        (pickle.dumps(["a"]), "meta.pkl lists no characters under 'itos'"),
+        (pickle.dumps({"itos": {0: "a", 2: "b"}}), "meta.pkl lists no characters under 'itos'"),
+        (pickle.dumps({"itos": {0: "b", 1: "a"}}), "meta.pkl lists characters that are not sorted and distinct"),
+        (b"nonsense", "meta.pkl is no readable pickle"),
+    ],
+)
+def test_other_pickles_are_refused(gptwright, workshop, content, sentence):
+    (workshop / "meta.pkl").write_bytes(content)
+    (workshop / "a.bin").write_bytes(b"\1\0\2\0")
+    done = gptwright("data", "import", "a.bin", "--tokenizer", "meta.pkl", "--out", "ids")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: {sentence}")
+    assert not (workshop / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["import", "a.bin", "--tokenizer", "bpe", "--out", "ids"], "--tokenizer bpe must be learnt from text"),
+        (["import", "a.bin", "--tokenizer", "byte", "--out", "ids", "--dtype", "int8"], "--dtype is 'int8'"),
+        (["import", "no.bin", "--tokenizer", "byte", "--out", "ids"], "cannot read no.bin: No such file"),
+        (["export", "tiny.yaml", "out", "--to", "csv"], "--to is 'csv', and prepared data is exported as parquet"),
+        (["export", "tiny.yaml", "."], ". exists and is not empty"),
+    ],
+)
+def test_a_mistake_with_ids_is_one_sentence(gptwright, workshop, arguments, sentence):
+    (workshop / "a.bin").write_bytes(b"\1\0\2\0")
+    done = gptwright("data", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1].startswith(f"error: {sentence}")

@@ -152,7 +152,8 @@ def peak(source, tokenizer, out) -> float:
     """Return the peak memory of a preparation in MB, as the system tells it from outside."""
     command = [sys.executable, "-c", GROW, str(source), tokenizer, str(out)]
     most = 0
-    with subprocess.Popen(command, env=os.environ | {"RAYON_NUM_THREADS": "1"}) as process:
+    alone = {"RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # else threads keep memory of their own, as load has it
+    with subprocess.Popen(command, env=os.environ | alone) as process:
         while process.poll() is None:
             try:
                 with open(f"/proc/{process.pid}/status") as status:

@@ -1,4 +1,4 @@
-"""`gptwright data`: text becomes token shards, and what such a folder holds."""
+"""`gptwright data`: text or ids become token shards, what such a folder holds, and shards become Parquet."""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from gptwright.cli.output import (
     JsonOption,
     OverridesArgument,
     QuietOption,
+    TrustOption,
     data_progress,
     print_facts,
     print_json,
@@ -19,6 +20,7 @@ from gptwright.cli.output import (
     write,
 )
 from gptwright.cli.settings import resolve
+from gptwright.errors import DataError
 from gptwright.model import PRESETS
 
 if TYPE_CHECKING:
@@ -73,6 +75,87 @@ def info(
     from gptwright.data.shards import Prepared
 
     _show(Prepared.open(folder), as_json=as_json)
+
+
+@command.command("import")
+def import_(
+    train: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES", help="nanoGPT's or llm.c's .bin, or Megatron's .bin with its .idx beside."),
+    ],
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What the ids mean: a folder, tokenizer.json, meta.pkl, byte, or owner/name."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put it; then data.source=DIR uses it.")],
+    val: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A file to validate on; may be given several times.")
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option(metavar="X", help="Without --val: about this part of the documents validates.")
+    ] = 0.1,
+    eot_id: Annotated[
+        int | None, typer.Option(metavar="N", help="The id that ends each document. Default the tokenizer's.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(metavar="TYPE", help="Type of ids in a .bin: uint16 or uint32.")] = "uint16",
+    trust_code: TrustOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make prepared data of token ids that others wrote."""
+    from gptwright.data.adopt import import_tokens
+    from gptwright.data.megatron import open_token_file
+    from gptwright.data.token_files import check_dtype
+    from gptwright.interop.token_import import tokenizer_named
+
+    kind = check_dtype(dtype)
+    with data_progress(quiet=quiet) as progress:
+        prepared = import_tokens(
+            [open_token_file(path, kind) for path in train],
+            [open_token_file(path, kind) for path in val or ()],
+            tokenizer_named(tokenizer, trust_code=trust_code),
+            out,
+            val_fraction=val_fraction,
+            eot=eot_id,
+            progress=progress,
+        )
+    _show(prepared, as_json=as_json)
+
+
+@command.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="DIR_OR_CONFIG", help="A folder of prepared data, or a YAML file with data:.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="parquet: a row a document.")] = "parquet",
+    text: Annotated[bool, typer.Option("--text", help="Decode each document into a column of text too.")] = False,
+    overrides: OverridesArgument = None,
+    trust_code: TrustOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write prepared data for other tools."""
+    from gptwright.data.export import export_parquet
+    from gptwright.data.prepare import prepare as make
+    from gptwright.tokenizer.load import load, make_tokenizer
+
+    if to != "parquet":
+        raise DataError(f"--to is '{to}', and prepared data is exported as parquet: choose that")
+    config = _data_config(source, list(overrides or ()))
+    with data_progress(quiet=quiet) as progress:
+        prepared = make(config, make_tokenizer=make_tokenizer, progress=progress)
+    tokenizer = load(prepared.tokenizer_folder, trust_code=trust_code) if text else None
+    found = export_parquet(prepared, out, tokenizer=tokenizer)
+    if as_json:
+        print_json(found)
+        return
+    names = ("documents", "rows", "tokens")
+    print_table(("file", *names), [(n, *(f"{c[each]:,}" for each in names)) for n, c in found["files"].items()])
+    write("\n")
+    print_facts([("folder", found["folder"])])
 
 
 def _as_settings(tokenizer: str | None, vocab_size: int | None) -> list[str]:

@@ -24,6 +24,8 @@ class Piece(NamedTuple):
     """Whether the document ends with it."""
     learn: bool = True
     """Whether its tokens count in the loss. Where this changes, tokens begin anew."""
+    marked: tuple[tuple[int, int], ...] | None = None
+    """Of a whole document with special tokens in its text: the stretches that count in the loss."""
 
 
 class Source(ABC):
@@ -123,7 +125,7 @@ def row_pieces(rows: Iterable[tuple[str, Mapping[str, Any]]], format: Format) ->
     """Yield the pieces of the documents that rows, each with its place, mean in ``format``."""
     for place, row in rows:
         for span, last in flagged(format.spans(row, place)):
-            yield Piece(span.text, last, span.learn)
+            yield Piece(span.text, last, span.learn, span.marked)
 
 
 def text_pieces(path: Path) -> Iterator[Piece]:

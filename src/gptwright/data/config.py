@@ -35,7 +35,8 @@ class DataConfig(Config):
     """Which text, how it becomes tokens and rows, and how much of it is kept for validation."""
 
     source: str | None = Field(default=None, min_length=1)
-    """A text, .jsonl or .parquet file, a folder of text files, `hf:owner/name`, `python-docs` or `stdlib`."""
+    """A text, .jsonl or .parquet file, a folder of text files, `hf:owner/name`, `python-docs` or `stdlib`; or a folder
+    that `gptwright data prepare` or `data import` made, which is used as it is, with its own tokenizer and split."""
 
     mixture: tuple[PartConfig, ...] | None = Field(default=None, min_length=1)
     """Several sources with weights, instead of `source`:
@@ -57,7 +58,8 @@ class DataConfig(Config):
     """The key that holds the list of messages, in format `chat`."""
 
     template: str = Field("chatml", min_length=1)
-    """How a chat message is written: `chatml`, `plain`, `headings`, or text of your own with {role} and {content}."""
+    """How a chat message is written: `chatml`, `plain`, `headings`, text of your own with {role} and {content}, a Jinja
+    template (its text or a .jinja file), or `tokenizer` for the one that a pretrained tokenizer brings along."""
 
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens of a completion or chat count in the loss: the answers with their end mark, or every one."""
@@ -83,6 +85,19 @@ class DataConfig(Config):
 
     hf_split: str = Field("train", min_length=1)
     """Which split of a Hugging Face dataset to read; validation is cut from it by `val_fraction`."""
+
+    hf_subset: str | None = Field(default=None, min_length=1)
+    """Which subset (configuration) of a Hugging Face dataset to read. Default the only one."""
+
+    hf_files: str | None = Field(default=None, min_length=1)
+    """Which files of a Hugging Face dataset to read: a pattern, `data/en-*.parquet`. Default those of the split."""
+
+    hf_streaming: bool = False
+    """Whether a Hugging Face dataset is read over the network as it is needed, a row at a time, and never stored whole.
+    It is read three times: to divide it, to learn a tokenizer, and to write its tokens."""
+
+    limit: PositiveInt | None = None
+    """Most documents to read of each source, its first ones. Default all."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":

@@ -19,6 +19,7 @@ class TextTokenizer(Protocol):
 
     vocab_size: int
     eot_id: int | None
+    prefix_ids: tuple[int, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -27,6 +28,10 @@ class TextTokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids of each text, int64."""
+        ...
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of a text with special tokens in it, and of each whether it lies in one of ``spans``."""
         ...
 
     def pieces(self, text: str, size: int) -> Iterator[str]:

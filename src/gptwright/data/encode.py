@@ -6,7 +6,7 @@ finished. Threads are enough: numpy and the tokenizers library both let go of Py
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,6 +28,8 @@ class Batch:
     split: SplitName
     pieces: list[Piece] = field(default_factory=list)
     characters: int = 0
+    goes_on: bool = False
+    """Whether the first piece continues the last document of the batch before."""
 
     def add(self, piece: Piece) -> None:
         """Append a piece."""
@@ -68,6 +70,9 @@ class _Cutter:
 
     def push(self, piece: Piece) -> Iterator[Piece]:
         """Yield the pieces that are ready."""
+        if piece.marked is not None:
+            yield piece
+            return
         if self._held and piece.learn != self._learn:
             yield from self._cut(whole=True, last=False)
         self._learn = piece.learn
@@ -101,20 +106,20 @@ def batches(found: Iterable[tuple[SplitName, Piece]], tokenizer: TextTokenizer, 
             batch.add(piece)
             if batch.full(limit):
                 yield batch
-                batch = Batch(name)
+                batch = Batch(name, goes_on=not piece.last)
         open_[name] = batch, cutter
     yield from (batch for batch, _ in open_.values() if batch.pieces)
 
 
 def encode_batch(batch: Batch, tokenizer: TextTokenizer, eot: int | None, dtype: np.dtype) -> Encoded:
-    """Return the ids of a batch, ``eot`` after each document unless it is None.
+    """Return the ids of a batch: of each document what texts begin with, its own, and ``eot`` unless it is None.
+
+    A document with special tokens in its text, which a chat template wrote, has both where the template writes them.
 
     Raises:
         DataError: the tokenizer gives ids outside its own vocabulary.
     """
-    found = tokenizer.encode_batch([piece.text for piece in batch.pieces])
-    mark = np.array([] if eot is None else [eot], dtype=np.int64)
-    parts = [np.concatenate([ids, mark]) if piece.last else ids for ids, piece in zip(found, batch.pieces, strict=True)]
+    parts, masks = [list(each) for each in zip(*_encoded(batch, tokenizer, eot), strict=True)]
     ids = np.concatenate(parts)
     if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
         raise DataError(
@@ -122,10 +127,32 @@ def encode_batch(batch: Batch, tokenizer: TextTokenizer, eot: int | None, dtype:
             f"{tokenizer.vocab_size}: its encode or its vocab_size is wrong"
         )
     lengths = np.array([len(part) for part in parts])
-    learn = np.repeat(np.array([piece.learn for piece in batch.pieces]), lengths)
+    learn = np.concatenate(masks)
     ends = np.cumsum(lengths)[np.array([piece.last for piece in batch.pieces])]
     size = sum(len(text) if text.isascii() else len(text.encode()) for text, *_ in batch.pieces)
     return Encoded(batch.split, ids.astype(dtype), learn, ends.astype(np.int64), size, batch.characters)
+
+
+def _encoded(batch: Batch, tokenizer: TextTokenizer, eot: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the ids of each piece, and which of them count in the loss."""
+    texts = iter(tokenizer.encode_batch([piece.text for piece in batch.pieces if piece.marked is None]))
+    before, after = _ids(tokenizer.prefix_ids), _ids(() if eot is None else (eot,))
+    first = not batch.goes_on
+    for piece in batch.pieces:
+        if piece.marked is not None:
+            yield tokenizer.encode_spans(piece.text, piece.marked)
+        else:
+            begun, ended = before[: len(before) * first], after[: len(after) * piece.last]
+            ids = next(texts)
+            ids = np.concatenate([begun, ids, ended]) if len(begun) or len(ended) else ids
+            learn = np.full(len(ids), piece.learn)
+            learn[: len(begun)] = False  # nobody has to say how a text begins
+            yield ids, learn
+        first = piece.last
+
+
+def _ids(ids: Sequence[int]) -> np.ndarray:
+    return np.array(ids, dtype=np.int64)
 
 
 def encode_all(

@@ -14,22 +14,24 @@ import numpy as np
 from gptwright.config.cache import cache_folder
 from gptwright.data.base import Source
 from gptwright.data.census import teller
+from gptwright.data.chat_template import chat_template, settle
 from gptwright.data.config import DataConfig
 from gptwright.data.contracts import Progress, SplitName, TextTokenizer, TokenizerMaker
 from gptwright.data.encode import BATCH, Batch, batches, encode_all
-from gptwright.data.index import FORMAT, INDEX, Index, PartIndex, TokenizerFacts, read_index
+from gptwright.data.index import FORMAT, INDEX, Index, PartIndex, TokenizerFacts
+from gptwright.data.opened import already, dtype_of, prepared_source
 from gptwright.data.place import publish, unwritable, workplace, write_file
 from gptwright.data.sample import texts
 from gptwright.data.shards import Prepared
 from gptwright.data.source import open_sources
 from gptwright.data.split import Part, changed, restored, split
-from gptwright.data.template import Template
 from gptwright.data.write import Progressed, write_part
 from gptwright.errors import DataError
 
 SHARD_TOKENS = 100_000_000
 _SPLITS: tuple[SplitName, SplitName] = ("train", "val")
 _LATER = {"packing"}  # settings that decide how rows are made of shards, and not the shards
+_NEWER = {"hf_streaming", "hf_subset", "hf_files", "limit"}  # left out where not set, so that older data keeps its key
 
 
 def prepare(
@@ -43,6 +45,8 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
 ) -> Prepared:
     """Turn the source or mixture of ``config`` into a folder of token shards, or open the one that is already there.
+
+    A source that is such a folder itself is opened as it is, with its own tokenizer and split.
 
     Args:
         config: the source, the tokenizer's settings and the part kept for validation.
@@ -60,18 +64,21 @@ def prepare(
         DataError: the source is missing, empty or unreadable, a split would be empty, nothing can be written,
             or ``folder`` already holds something else.
     """
+    if found := prepared_source(config, tokenizer, folder):
+        return found
+    config, tokenizer = settle(config, tokenizer, make_tokenizer)
     sources = open_sources(config)
     key = _key(config, sources, tokenizer, shard_tokens)
     target = Path(folder).expanduser() if folder else cache_folder() / "data" / f"{_plain(_name(sources))}-{key[:16]}"
     tell = progress or (lambda stage, done, total: None)
-    if found := _already(target, key):
+    if found := already(target, key):
         return found
     with workplace(target, lambda: tell("waiting", 0, None)) as partial:
-        if found := _already(target, key):  # another process made it while we waited
+        if found := already(target, key):  # another process made it while we waited
             return found
         work = _Work(config, sources, key, partial, tell, shard_tokens)
         _finish(work, target, make_tokenizer, tokenizer, workers)
-    return _already(target, key) or Prepared.open(target)
+    return already(target, key) or Prepared.open(target)
 
 
 def _finish(
@@ -179,7 +186,7 @@ class _Work:
         eot = tokenizer.eot_id if part.cut is None else None
         skip: dict[SplitName, int] = {name: self.done.batches(line) for name, line in lines.items()}
         every = batches(part.routed(), tokenizer, min(BATCH, self.shard_tokens))
-        encoded = encode_all(_rest(every, skip, tell), tokenizer, eot, np.dtype(_dtype(tokenizer)), workers)
+        encoded = encode_all(_rest(every, skip, tell), tokenizer, eot, np.dtype(dtype_of(tokenizer)), workers)
         write_part(self.done, lines, encoded, self.shard_tokens, masked=not part.source.format.is_text)
 
     def _write_index(self, parts: list[Part], tokenizer: TextTokenizer) -> None:
@@ -192,7 +199,7 @@ class _Work:
         index = Index(
             format=FORMAT,
             key=self.key,
-            dtype=_dtype(tokenizer),
+            dtype=dtype_of(tokenizer),
             source=self._described(tokenizer),
             tokenizer=facts,
             parts=[
@@ -212,7 +219,7 @@ class _Work:
         if config.format != "text" and tokenizer.eot_id is None:
             notes.append("the tokenizer has no end-of-text token, so nothing marks the end of an example")
         found = {"source": config.described, "name": _name(self.sources), "notes": notes, "format": config.format}
-        return found | ({"template": Template.named(config.template).text} if config.format == "chat" else {})
+        return found | ({"template": chat_template(config.template).text} if config.format == "chat" else {})
 
     def _tidy(self, index: Index) -> None:
         """Remove what an earlier attempt may have left and the index does not name."""
@@ -234,10 +241,6 @@ def _rest(found: Iterator[Batch], skip: dict[SplitName, int], tell: Callable[[in
             tell(batch.characters)
 
 
-def _dtype(tokenizer: TextTokenizer) -> Literal["uint16", "uint32"]:
-    return "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-
-
 def _hints(sources: list[Source]) -> list[dict[str, Any]]:
     return [source.fingerprint_hint for source in sources]
 
@@ -248,32 +251,14 @@ def _name(sources: list[Source]) -> str:
 
 def _key(config: DataConfig, sources: list[Source], tokenizer: TextTokenizer | None, shard_tokens: int) -> str:
     """Return a hash of everything that decides the shards; how rows are made of them is decided later."""
-    settings = {key: value for key, value in config.to_dict().items() if key not in _LATER}
+    told = ((key, value) for key, value in config.to_dict().items() if value or key not in _NEWER)
+    settings = {key: value for key, value in told if key not in _LATER}
     settings["mixture"] = [part.name for part in config.mixture or ()]
     settings["parts"] = [[part.text_field, part.hf_split] for part in config.parts]
     settings["source"] = _hints(sources)
     given = tokenizer.fingerprint if tokenizer else None
     parts = [FORMAT, settings, given, shard_tokens]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _already(target: Path, key: str) -> Prepared | None:
-    """Open ``target`` if it is what we want; None if nothing is there.
-
-    Raises:
-        DataError: something else is there.
-    """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return None
-    if not (target / INDEX).exists():
-        raise DataError(f"{target} exists and holds no prepared data: choose an empty or new folder for it")
-    index = read_index(target)
-    if index.key != key:
-        raise DataError(
-            f"{target} holds data prepared from '{index.source.get('source')}' with other settings or from a "
-            "changed source: delete it or choose another folder"
-        )
-    return Prepared.open(target)
 
 
 def _plain(name: str) -> str:

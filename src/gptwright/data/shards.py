@@ -10,10 +10,10 @@ from typing import Self
 
 import numpy as np
 
+from gptwright.data.chat_template import AnyTemplate, stored
 from gptwright.data.checked import CheckedFile
 from gptwright.data.contracts import SplitName
 from gptwright.data.index import Index, Shard, SplitIndex, read_index
-from gptwright.data.template import Template
 from gptwright.errors import DataError
 
 _END = np.dtype("<i8")
@@ -78,10 +78,10 @@ class Prepared:
         return [part.name for part in self.index.parts]
 
     @property
-    def template(self) -> Template | None:
+    def template(self) -> AnyTemplate | None:
         """How its chats were written, for prompts to be written alike; None where it holds none."""
         text = self.index.source.get("template")
-        return None if text is None else Template(str(text))
+        return None if text is None else stored(str(text))
 
     def split(self, name: SplitName, part: int = 0) -> "TokenStream":
         """Return the tokens of ``train`` or ``val`` of a part."""
