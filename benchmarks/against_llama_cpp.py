@@ -1,11 +1,11 @@
 """Decoding one text greedily: ours against llama.cpp, the same Llama-shaped weights of 110 M parameters on both sides.
 
-Random weights of `llama-110m` are written as GGUF, in bf16 and in Q8_0, by the `gguf` package. llama.cpp runs in a
-Python of its own that has `llama-cpp-python`, `gguf` and numpy; both sides take turns, prompt by prompt. Tokens a
+Random weights of `llama-110m` are written as GGUF, in bf16 and in Q8_0, by our own export. llama.cpp runs in a
+Python of its own that has `llama-cpp-python` and numpy; both sides take turns, prompt by prompt. Tokens a
 second are those after the first token. How far greedy tokens agree is printed: with weights in bf16 on both sides they
 part where two tokens are nearly equal.
 
-    python -m venv llama && llama/bin/pip install llama-cpp-python gguf numpy
+    python -m venv llama && llama/bin/pip install llama-cpp-python numpy
     python benchmarks/against_llama_cpp.py --llama-python llama/bin/python [--quick] [--rounds 7] [--out FILE.json]
 """
 
@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from common import describe_machine, spread
 from decoding import agreement, greedy, prompts
 
 from gptwright.generate.engine import Engine
 from gptwright.generate.speed import prepared
+from gptwright.interop.gguf.write import GgufType, write_gguf
+from gptwright.interop.trained import Trained
 from gptwright.model.gpt import GPT
 from gptwright.train.settings import read_settings
 
@@ -35,61 +36,6 @@ except ImportError:  # an older checkout, beside which this one is measured
 
 HERE = Path(__file__).parent
 TINY = ("model.d_model=64", "model.n_layers=2", "model.feed_forward.d_ff=160", "model.attention.n_heads=2")
-NAMES = {
-    "attention_norm": "attn_norm",
-    "attention.q_proj": "attn_q",
-    "attention.k_proj": "attn_k",
-    "attention.v_proj": "attn_v",
-    "attention.o_proj": "attn_output",
-    "feed_forward_norm": "ffn_norm",
-    "feed_forward.gate_proj": "ffn_gate",
-    "feed_forward.up_proj": "ffn_up",
-    "feed_forward.down_proj": "ffn_down",
-    "token_embedding": "token_embd",
-    "final_norm": "output_norm",
-}
-"""Our names and GGUF's."""
-
-
-def arrays(model: GPT) -> dict[str, np.ndarray]:
-    """Return the weights by GGUF's names; queries and keys are laid out as llama.cpp turns them, pair beside pair."""
-    heads: int = model.config.layer(0)[0].n_heads  # pyright: ignore[reportAttributeAccessIssue]
-    found = {}
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight":  # tied to the embedding
-            continue
-        array = value.float().numpy()
-        if ".q_proj." in name or ".k_proj." in name:
-            array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        stem = name.removesuffix(".weight")
-        if stem.startswith("layers."):
-            _, layer, part = stem.split(".", 2)
-            found[f"blk.{layer}.{NAMES[part]}.weight"] = array
-        else:
-            found[f"{NAMES[stem]}.weight"] = array
-    return found
-
-
-def write_gguf(model: GPT, folder: Path, kind: str, python: str) -> Path:
-    """Write the model as GGUF; the package that does it lives in the other Python."""
-    config, attention, feed_forward = model.config, *model.config.layer(0)
-    facts = {
-        "context": config.max_seq_len,
-        "width": config.d_model,
-        "layers": config.n_layers,
-        "heads": attention.n_heads,  # pyright: ignore[reportAttributeAccessIssue]
-        "inner": feed_forward.d_ff,  # pyright: ignore[reportAttributeAccessIssue]
-        "vocab": config.vocab_size,
-        "eps": config.norm.eps,  # pyright: ignore[reportAttributeAccessIssue]
-        "theta": config.position.theta,  # pyright: ignore[reportAttributeAccessIssue]
-        "kind": kind,
-    }
-    weights, out = folder / "weights.npz", folder / f"{kind}.gguf"
-    if not weights.exists():
-        np.savez(weights, **arrays(model))
-    command = [python, str(HERE / "write_gguf.py"), str(weights), str(out), json.dumps(facts)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return out
 
 
 class Child:
@@ -158,7 +104,7 @@ def compare(model: GPT, child: Child, new_tokens: int, rounds: int) -> dict[str,
     return {"tokens_per_second": spreads, "ratio": ratio, "agreement": same}
 
 
-def models(model: GPT) -> dict[str, GPT]:
+def models(model: GPT) -> dict[GgufType, GPT]:
     """Return what stands beside each kind of GGUF."""
     half = prepared(model, "bf16")
     return {"bf16": half, **({"q8_0": quantize(half, 8)} if quantize else {})}
@@ -167,13 +113,13 @@ def models(model: GPT) -> dict[str, GPT]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
-    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python and gguf")
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if subprocess.run([args.llama_python, "-P", "-c", "import llama_cpp, gguf"], capture_output=True).returncode:
-        raise SystemExit(f"{args.llama_python} has no llama_cpp and gguf; name one that has with --llama-python")
+    if subprocess.run([args.llama_python, "-P", "-c", "import llama_cpp"], capture_output=True).returncode:
+        raise SystemExit(f"{args.llama_python} has no llama_cpp; name one that has with --llama-python")
     if args.quick:
         args.new_tokens, args.rounds = 8, 1
     torch.manual_seed(0)
@@ -181,7 +127,8 @@ def main() -> None:
     model, found = GPT(config).eval(), {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, each in models(model).items():
-            file = write_gguf(model, Path(folder), kind, args.llama_python)
+            file = Path(folder) / f"{kind}.gguf"
+            write_gguf(Trained.of_model(model), file, dtype=kind)
             child = Child(args.llama_python, file, config.max_seq_len)
             print(f"{kind}, llama-cpp-python {child.version}")
             found[kind] = compare(each, child, args.new_tokens, args.rounds)

@@ -29,6 +29,10 @@ _HOME = {
     "stream": "gptwright.generate.text",
     "Completion": "gptwright.generate.completion",
     "evaluate": "gptwright.evaluate.likelihood",
+    "from_pretrained": "gptwright.interop.importing",
+    "export": "gptwright.interop.exporting",
+    "push_to_hub": "gptwright.interop.exporting",
+    "GPTWrightForCausalLM": "gptwright.interop.causal_lm",
     "GptwrightError": "gptwright.errors",
     "ConfigError": "gptwright.errors",
     "DataError": "gptwright.errors",
@@ -44,6 +48,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FeedForward",
+    "GPTWrightForCausalLM",
     "GptwrightError",
     "LayerContext",
     "ModelConfig",
@@ -54,10 +59,13 @@ __all__ = [
     "Unsupported",
     "__version__",
     "evaluate",
+    "export",
     "freeze",
+    "from_pretrained",
     "generate",
     "load",
     "loss",
+    "push_to_hub",
     "stream",
     "train",
     "unfreeze",
@@ -92,6 +100,9 @@ if TYPE_CHECKING:
     from gptwright.evaluate.likelihood import evaluate
     from gptwright.generate.completion import Completion
     from gptwright.generate.text import generate, stream
+    from gptwright.interop.causal_lm import GPTWrightForCausalLM
+    from gptwright.interop.exporting import export, push_to_hub
+    from gptwright.interop.importing import from_pretrained
     from gptwright.model.config import ModelConfig
     from gptwright.model.freeze import freeze, unfreeze
     from gptwright.model.gpt import GPT

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -23,8 +24,10 @@ VERBS = {
     "train": "Train the GPT that a YAML file describes.",
     "generate": "Continue a prompt with a trained GPT.",
     "chat": "Talk with a trained GPT.",
-    "eval": "Measure a trained GPT on its whole validation split.",
+    "eval": "Measure a trained GPT: on its validation split, on a text, at tasks, or against another.",
     "quantize": "Write a trained GPT with weights of 8 or 4 bits.",
+    "import": "Read a model of the Hugging Face world as a run.",
+    "export": "Write a trained GPT for transformers, the hub or llama.cpp.",
     "count": "Print parameters and FLOPs without building anything.",
     "check": "Hold the contracts against a component, ours or your own.",
     "data": "Prepare text for training.",
@@ -36,7 +39,7 @@ VERBS = {
     "bench-decode": "Measure how fast a GPT writes, beside what memory allows.",
     "doctor": "Say what this machine can do, and what gptwright makes of it.",
 }
-"""Each verb with its help; its module is `gptwright.cli.<verb>`, with `_` for `-`, which holds `command`."""
+"""Each verb with its help; its module, `gptwright.cli.<verb>` with `_` for `-` (and `import_`), holds `command`."""
 
 INTERRUPTED = 130
 # typer has carried its own copy of click since 0.25; its public errors lead to the base of either
@@ -74,7 +77,8 @@ class LazyGroup(TyperGroup):
 
 def verb(name: str) -> Any:
     """Import a verb: a function with typer's annotations, or a `typer.Typer` of several."""
-    found = import_module(f"gptwright.cli.{name.replace('-', '_')}").command
+    module = f"{name}_" if iskeyword(name) else name.replace("-", "_")
+    found = import_module(f"gptwright.cli.{module}").command
     if isinstance(found, typer.Typer):
         command = typer.main.get_group(found)
     else:

@@ -81,6 +81,11 @@ class Checkpoint:
         groups = [{**old, **new, **(old if settings_win else {})} for old, new in pairs]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
+    @property
+    def resumable(self) -> bool:
+        """Whether there is an optimizer to go on with; an imported model has none."""
+        return (self.folder / "optimizer.safetensors").is_file()
+
     def average(self) -> dict[str, Tensor]:
         """Return the averaged weights by name, empty where the run has none."""
         path = self.folder / "average.safetensors"

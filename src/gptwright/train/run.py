@@ -111,6 +111,11 @@ class RunFolder:
         found, damaged = latest(self.checkpoints)
         for sentence in damaged:
             warn(f"{sentence}; going back to step {found.step}")
+        if not found.resumable:
+            raise CheckpointError(
+                f"run {self.folder} was imported: it has weights and no optimizer to go on with; begin a new run with "
+                f"init_from={self.folder}"
+            )
         return found
 
     def checkpoint_before(self, step: int) -> Checkpoint | None:

@@ -1,0 +1,1 @@
+"""Export as GGUF, the file format of llama.cpp."""
