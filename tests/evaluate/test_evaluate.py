@@ -177,3 +177,12 @@ def test_a_mixture_is_scored_whole_and_by_part_and_other_text_instead_of_it(tmp_
     alone = gw.evaluate(model, data={"source": str(other)})
     assert alone.loss == pytest.approx(found.parts["other"].loss, rel=1e-6)
     assert not alone.parts
+
+
+def test_a_model_without_data_of_its_own_scores_other_data(run, book):
+    model = gw.load(run[0])
+    expected = gw.evaluate(model, data={"source": str(book)})
+    model.settings = model.settings.model_copy(update={"data": None})
+    assert gw.evaluate(model, data={"source": str(book)}) == expected
+    with pytest.raises(gw.ConfigError, match="this model was not trained here, so there is no data of its own"):
+        gw.evaluate(model)

@@ -70,8 +70,9 @@ def score_parts(model: GPT, packings: dict[str, Packing], sizes: np.ndarray) -> 
 
 
 def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """Return how many bytes of text each id stands for, int64 (V,); the end of text stands for none."""
-    sizes = [0 if id == tokenizer.eot_id else len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)]
+    """Return how many bytes of text each id stands for, int64 (V,); those around a text stand for none."""
+    around = {*tokenizer.end_ids, *tokenizer.prefix_ids}
+    sizes = [0 if id in around else len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)]
     return np.array(sizes, dtype=np.int64)
 
 
@@ -97,12 +98,18 @@ def _summed(model: GPT, packing: Packing, sizes: np.ndarray) -> Sums:
 
 def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None) -> tuple[DataConfig, Prepared]:
     settings = model.settings
-    if settings is None or settings.data is None or model.tokenizer is None:
-        raise ConfigError("this model has no run behind it; load one with gptwright.load('runs/NAME')")
-    config = settings.data
+    config = None if settings is None else settings.data
+    if model.tokenizer is None or (config is None and data is None):
+        raise ConfigError(
+            "this model has no run behind it; load one with gptwright.load('runs/NAME')"
+            if model.tokenizer is None
+            else "this model was not trained here, so there is no data of its own; say what to score it on (data in "
+            "Python, --data SOURCE or --text FILE on the command line)"
+        )
     if data is not None:
-        config = DataConfig.from_dict(_replaced(config.to_dict(), data))
+        config = DataConfig.from_dict(replaced({} if config is None else config.to_dict(), data))
         return config, prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
+    assert config is not None
     if getattr(settings, "init_from", None) is not None:  # it learnt with the tokenizer of the run it came from
         return config, prepare(config, make_tokenizer=make_tokenizer, tokenizer=model.tokenizer, progress=progress)
     prepared = prepare(config, make_tokenizer=make_tokenizer, progress=progress)
@@ -115,7 +122,7 @@ def _prepared(model: GPT, data: dict[str, Any] | None, progress: Progress | None
     return config, prepared
 
 
-def _replaced(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with those of ``data``; a source given takes the place of a mixture, and the other way round."""
+def replaced(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of data with ``data`` in them; a source takes the place of a mixture, and the other way round."""
     other = {"source": "mixture", "mixture": "source"}
     return {**config, **{other[key]: None for key in data if key in other}, **data}
