@@ -22,7 +22,7 @@ demo: $(VENV)/.core  ## Install, then train a small GPT on real text and let it 
 	@$(BIN)/gptwright demo
 
 test: check  ## Lint, types and tests: what CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-all: check  ## The same, with every combination of parts and generated code (about an hour)
 	$(BIN)/python -m pytest -m ""

@@ -33,6 +33,10 @@ DOCUMENTS = [
     "docs/chat.md",
     "docs/speed.md",
     "docs/quantization.md",
+    "docs/data-files.md",
+    "docs/evaluating.md",
+    "docs/import-export.md",
+    "docs/hugging-face.md",
 ]
 TINY = ["train.tokens_per_step=512", "train.eval_every=0", "train.sample_tokens=8", "train.trackers=[]"]
 _BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n+)?```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)```", re.DOTALL)
@@ -67,6 +71,7 @@ def blocks(document):
         yield found["file"], found["kind"], found["text"]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # as peft calls it
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_what_a_document_says_works(document, desk, capsys):
     for file, kind, text in blocks(document):

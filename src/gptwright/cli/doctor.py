@@ -30,7 +30,11 @@ EXTRAS = {
     "wandb": "wandb",
     "mlflow": "mlflow",
     "peft": "finetune",
-    "transformers": "finetune",
+    "transformers": "hf",
+    "huggingface-hub": "hf",
+    "lm-eval": "eval",
+    "scipy": "eval",
+    "gguf": "gguf",
     "llguidance": "constrain",
 }
 """Optional packages, and the extra that brings each."""
