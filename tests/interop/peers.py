@@ -72,10 +72,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", LLAMA | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 20}),
     "gemma2-plain": ("Gemma2", LLAMA | {"head_dim": 6, "attn_logit_softcapping": None, "attention_bias": True}),
     "gemma3": ("Gemma3", LLAMA | {"head_dim": 8, "sliding_window": 6, "num_hidden_layers": 7}),
+    "gemma3-local": ("Gemma3", LLAMA | {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention"] * 3}),
     "phi3": ("Phi3", LLAMA | {"pad_token_id": 0}),
     "phi3-window": ("Phi3", LLAMA | {"pad_token_id": 0, "sliding_window": 5, "partial_rotary_factor": 0.67}),
     "phi": ("Phi", LLAMA | {"num_attention_heads": 6}),
     "phi-normed": ("Phi", LLAMA | {"qk_layernorm": True, "partial_rotary_factor": 0.4, "num_key_value_heads": 4}),
+    "smollm3-nowhere": ("SmolLM3", LLAMA | {"pad_token_id": 0, "no_rope_layers": [0, 0, 0]}),
     "smollm3": ("SmolLM3", LLAMA | {"pad_token_id": 0, "no_rope_layer_interval": 2}),
 }
 """By name: the family's class and its settings."""

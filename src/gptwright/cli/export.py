@@ -55,7 +55,7 @@ def command(
         return
     print_facts(_hf_facts(facts) if to == "hf" else _gguf_facts(facts))
     for why in facts.get("why", []):
-        say(f"note: no class of transformers computes this; it would be {why}")
+        say(f"note: no class of transformers computes this; nearest is {why}")
     for note in facts.get("notes", []):
         say(f"note: {note}")
 

@@ -89,7 +89,7 @@ class Family:
             said = {**self.words(config), "vocab_size": config.require_vocab_size()}
             back = self.read(said)[0]
         except GptwrightError as error:
-            return [str(error)]
+            return [" ".join(str(error).split())]
         except (KeyError, AttributeError, TypeError, ValueError):  # it looked for a part that is not there
             return [f"its parts are others than those of {self.MODEL_TYPE}"]
         found = differences(plain(config), plain(back))

@@ -48,9 +48,9 @@ class LlamaLike(Family):
             "d_model": width,
             "n_layers": count,
             "max_seq_len": words.count("max_position_embeddings"),
-            **stack(layers),
-            "norm": {"type": "rms_norm", "eps": words.number("rms_norm_eps"), **self.norm_words()},
             "position": self.position(words),
+            **stack(layers),  # perhaps with other positions
+            "norm": {"type": "rms_norm", "eps": words.number("rms_norm_eps"), **self.norm_words()},
             "bias": False,
             "tie_embeddings": words.flag("tie_word_embeddings"),
         }
@@ -140,7 +140,8 @@ class LlamaLike(Family):
 
     def rope_words(self, config: ModelConfig) -> Part:
         """Return what is said of rotary positions."""
-        position = config.context(0).position.to_dict()
+        positions = [config.context(index).position.to_dict() for index in range(config.n_layers)]
+        position = next((one for one in positions if one["type"] == "rotary"), positions[0])
         return parameters_of(position, layer(config, 0)["attention"]["head_dim"], partial=self.PARTIAL)
 
     def windows(self, config: ModelConfig) -> list[int | None]:

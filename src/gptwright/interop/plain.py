@@ -42,7 +42,13 @@ def plain(config: ModelConfig) -> dict[str, Any]:
 class Said(dict[str, Any]):
     """Settings of a part, which may be asked for what only others have: a family looks before it knows that it fits."""
 
-    OTHERWISE: ClassVar[dict[str, Any]] = {"activation": "silu", "normalise": True, "qkv_bias": False, "softcap": None}
+    OTHERWISE: ClassVar[dict[str, Any]] = {
+        "activation": "silu",
+        "head_dim": 8,
+        "normalise": True,
+        "qkv_bias": False,
+        "softcap": None,
+    }
 
     def __missing__(self, key: str) -> Any:
         return self.OTHERWISE.get(key, 1)
@@ -72,6 +78,8 @@ def part(config: Any, ctx: LayerContext) -> dict[str, Any]:
         found["n_kv_heads"] = config.kv_heads()
     if "head_dim" in found and hasattr(config, "width"):
         found["head_dim"] = config.width(ctx)
+    if found.get("head_dim", 0) is None:  # the part itself knows it
+        del found["head_dim"]
     if "scale" in found and "head_dim" in found:
         found["scale"] = float(found["scale"] or found["head_dim"] ** -0.5)
     if "d_ff" in found and hasattr(config, "width"):

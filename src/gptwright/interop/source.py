@@ -29,4 +29,9 @@ def locate(source: str | Path, *, revision: str | None = None) -> Path:
             f"there is no folder or file {text} (current directory {Path.cwd()}); give a model's folder, or its id on "
             "the hub as in owner/name"
         )
-    return fetch(text, revision=revision, patterns=PATTERNS)
+    try:
+        return fetch(text, revision=revision, patterns=PATTERNS)
+    except CheckpointError as error:
+        here = f"folder {text}"
+        known = str(error) if here in str(error) else f"{error} (there is no {here} in {Path.cwd()})"
+        raise CheckpointError(known) from error

@@ -23,7 +23,7 @@ from gptwright.ops.reference import beside
 def rotary_frequencies(width: int, theta: float, device: Any = None) -> Tensor:
     """Return the angle (r/2,) fp32 that each pair of ``width`` features is turned by from one position to the next."""
     exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
-    return theta**-exponents
+    return 1.0 / theta**exponents  # as others compute it, to the last bit: far positions multiply any difference
 
 
 def rotary_angles(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def cosines_and_sines(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, T
 
 def slowed(frequencies: Tensor, factor: float, kept: Tensor | float = 0.0) -> Tensor:
     """Divide ``frequencies`` (r/2,) by ``factor``, except for the share ``kept`` (r/2,), from 0 to 1, of each."""
-    return frequencies * ((1 - kept) / factor + kept)
+    return frequencies / factor * (1 - kept) + frequencies * kept
 
 
 def stretched_theta(width: int, theta: float, factor: float) -> float:

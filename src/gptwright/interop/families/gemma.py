@@ -1,7 +1,7 @@
 """Gemma 1 to 3, the text models (Gemma Team, 2024 and 2025)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from gptwright.interop.llama_like import FULL, SLIDING, LlamaLike
 from gptwright.interop.plain import layer
@@ -50,6 +50,8 @@ class Gemma2(Gemma):
     ARCHITECTURE = "Gemma2ForCausalLM"
     BEND = "hidden_activation"
     EVERY = 2
+    BOUNDED: ClassVar[bool] = True
+    """Whether scores are bounded; Gemma 3 has the word, and `transformers` does nothing by it."""
     DEFAULTS = Gemma.DEFAULTS | {
         "hidden_size": 2304,
         "intermediate_size": 9216,
@@ -71,7 +73,7 @@ class Gemma2(Gemma):
     def attention(self, words: Words, index: int) -> dict[str, Any]:
         """Return the attention of one layer."""
         found = super().attention(words, index) | {"scale": words.number("query_pre_attn_scalar") ** -0.5}
-        cap = words["attn_logit_softcapping"]
+        cap = words["attn_logit_softcapping"] if self.BOUNDED else None
         return found | ({"softcap": float(cap)} if cap else {})
 
     def window(self, words: Words, index: int) -> int | None:
@@ -114,6 +116,7 @@ class Gemma3(Gemma2):
     THETA = 1000000.0
     LOCAL_THETA = 10000.0
     EVERY = 6
+    BOUNDED = False
     DEFAULTS = Gemma2.DEFAULTS | {
         "vocab_size": 262208,
         "max_position_embeddings": 131072,

@@ -324,7 +324,7 @@ POSITIONS = {"learned": Learned, "sinusoidal": Sinusoidal}
 
 def frequencies(width: int, theta: float, device: Any) -> Tensor:
     """Return how far (r/2,) each pair of ``width`` features turns a position, in radians."""
-    return theta ** -(torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
+    return 1.0 / theta ** (torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
 
 
 def linear_scaling(s: Settings, width: int, theta: float, device: Any) -> tuple[Tensor, float]:
@@ -348,7 +348,8 @@ def yarn_scaling(s: Settings, width: int, theta: float, device: Any) -> tuple[Te
     last = max(min(last, width - 1), first + 1e-3)
     pairs = torch.arange(width // 2, dtype=torch.float32, device=device)
     kept = 1 - ((pairs - first) / (last - first)).clamp(0, 1)
-    slowed = frequencies(width, theta, device) * ((1 - kept) / s.factor + kept)
+    found = frequencies(width, theta, device)
+    slowed = found / s.factor * (1 - kept) + found * kept
     return slowed, s.attention_factor or 0.1 * math.log(s.factor) + 1
 
 
