@@ -17,6 +17,7 @@ SOURCE = Path(gptwright.__file__).parent
 
 FLOORS = {
     "errors": -1,
+    "hub": 0,
     "config": 0,
     "ops": 1,
     "nn": 2,

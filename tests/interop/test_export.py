@@ -234,3 +234,9 @@ def test_transformers_alone_writes_the_same_text(run, tmp_path):
     )
     model = gw.load(folder / "base")
     assert done.stdout.strip() == gw.generate(model, "It was", max_new_tokens=8, temperature=0).strip()
+
+
+def test_a_folder_of_transformers_is_no_run_and_the_way_in_is_said(tmp_path):
+    export(drawn(LLAMA), tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=r"model folder of the Hugging Face world; .* gptwright import .*hf"):
+        gw.load(tmp_path / "hf")

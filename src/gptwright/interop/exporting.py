@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 
+from gptwright import hub
 from gptwright.errors import ConfigError
-from gptwright.interop import hub
 from gptwright.interop.gguf.write import GgufType, write_gguf
 from gptwright.interop.hf_export import export_hf
 from gptwright.interop.trained import Trained
@@ -76,7 +76,7 @@ def push_to_hub(
 ) -> str:
     """Export a model and send it to the hub as ``repo_id`` (owner/name); return its address.
 
-    ``options`` are those of `export`. See `gptwright.interop.hub.push_to_hub` for the rest, and the errors.
+    ``options`` are those of `export`. See `gptwright.hub.push_to_hub` for the rest, and the errors.
     """
     with TemporaryDirectory() as place:
         export(model, Path(place) / "model", to="hf", **options)

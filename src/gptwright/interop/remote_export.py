@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gptwright.errors import ConfigError, Unsupported
 from gptwright.interop.trained import Trained
 from gptwright.model.config import ModelConfig
 from gptwright.tokenizer.base import Tokenizer
+from gptwright.train.checkpoint import save_tensors
 
 REMOTE = Path(__file__).parent / "remote"
 CODE = ("configuration_gptwright.py", "modeling_gptwright.py")
@@ -145,7 +145,7 @@ def _shards(tensors: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
 
 def _save(tensors: Mapping[str, Tensor], names: list[str], path: Path) -> None:
     found = {name: tensors[name].detach().cpu().contiguous() for name in names}
-    save_file(found, path, {"format": "pt"})
+    save_tensors(found, path)
 
 
 def usual_dtype(tensors: Mapping[str, Tensor]) -> str:

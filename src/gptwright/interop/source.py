@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from gptwright.errors import CheckpointError
-from gptwright.interop.hub import fetch
+from gptwright.hub import fetch
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.json", "tokenizer.model", "gptwright/*")
 """Files of the hub that are worth fetching: no pickles, no code."""

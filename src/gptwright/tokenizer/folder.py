@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptwright.errors import DataError
+from gptwright.errors import CheckpointError, DataError
+from gptwright.hub import fetch
 
 LIBRARY, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -49,26 +50,10 @@ def find(source: str) -> Path:
             f"there is no tokenizer folder {source} (current directory {Path.cwd()}): give a folder, a tokenizer.json, "
             "or owner/name of the Hugging Face hub"
         )
-    hub = _library(source)
     try:
-        return Path(hub.snapshot_download(source, allow_patterns=list(NAMES)))
-    except Exception as error:  # the library and its transports raise a dozen unrelated kinds
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"there is no folder {source}, and the tokenizer {source} could not be fetched from the hub "
-            f"({type(error).__name__}: {reason}): check the name and the network, or give a local folder"
-        ) from error
-
-
-def _library(source: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise DataError(
-            f"there is no folder {source}, and fetching it from the hub needs huggingface_hub, which is not "
-            "installed: pip install 'gptwright[hf]'"
-        ) from None
-    return huggingface_hub
+        return fetch(source, patterns=NAMES)
+    except CheckpointError as error:
+        raise DataError(f"there is no folder {source}, and as a name on the hub: {error}") from error
 
 
 def read(place: Path) -> dict[str, bytes]:

@@ -129,7 +129,7 @@ def save(parent: Path, step: int, contents: Contents) -> Path:
 
 def _write(folder: Path, contents: Contents) -> None:
     for name, tensors in contents.tensors.items():
-        _save_tensors(tensors, folder / name)
+        save_tensors(tensors, folder / name)
     for name, text in contents.texts.items():
         (folder / name).write_text(text, "utf-8")
     for path in contents.folders:
@@ -197,8 +197,8 @@ def step_of(folder: Path) -> int:
     return int(folder.name[5:])
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a file, and let a disk that is full or gone be the same OSError that Python's own writing raises."""
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file of safetensors; a disk that is full or gone is the same OSError that Python's own writing raises."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:

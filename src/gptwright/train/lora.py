@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gptwright.config.base import Config
 from gptwright.errors import ConfigError, GptwrightError
 from gptwright.model.gpt import GPT
 from gptwright.nn.patterns import matches, named_by
+from gptwright.train.checkpoint import save_tensors
 
 ADAPTER = "default"
 """PEFT's name of the one adapter that a layer has."""
@@ -126,7 +126,7 @@ def write_adapters(weights: Mapping[str, Tensor], config: LoraConfig, folder: Pa
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_tensors(found, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 

@@ -61,6 +61,10 @@ def find_checkpoint(
     if (folder / MANIFEST).exists():
         found, damaged = _only(folder, best=best), []
     elif not (folder / CONFIG).exists():
+        if (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"{folder} is a model folder of the Hugging Face world; make a run of it with gptwright import {folder}"
+            )
         raise CheckpointError(f"{folder} is not a run: it has no {CONFIG}; give the folder that train wrote")
     else:
         found, damaged = (_best(folder / "checkpoints"), []) if best else latest(folder / "checkpoints")

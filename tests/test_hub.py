@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptwright.errors import CheckpointError
-from gptwright.interop.hub import fetch, push_to_hub
+from gptwright.hub import fetch, push_to_hub
 
 from . import hub_server
 from .hub_server import READER, WRITER
@@ -213,9 +213,16 @@ def test_without_the_library(folder, monkeypatch):
 
 SCRIPT = """
 import sys
-from gptwright.interop.hub import fetch, push_to_hub
+import torch
+import gptwright as gw
+from gptwright.hub import fetch, push_to_hub
 print(push_to_hub(sys.argv[1], "me/model"))
 print(fetch("me/model", patterns=["*"]))
+sizes = {"vocab_size": 16, "d_model": 8, "n_layers": 1, "max_seq_len": 8, "attention": {"type": "linear", "n_heads": 2}}
+model = gw.GPT(gw.ModelConfig.from_dict(sizes))
+print(gw.push_to_hub(model, "me/linear"))
+back = gw.from_pretrained("me/linear")
+print(all(torch.equal(back.state_dict()[name], tensor) for name, tensor in model.state_dict().items()))
 """
 
 
@@ -230,7 +237,7 @@ def test_the_environment_says_which_hub_and_who(hub, folder, tmp_path):
         check=True,
         timeout=100,
     )
-    url, fetched = done.stdout.splitlines()
-    assert url == f"{hub.url}/me/model"
+    url, fetched, linear, same = done.stdout.splitlines()
+    assert (url, linear, same) == (f"{hub.url}/me/model", f"{hub.url}/me/linear", "True")
     assert contents(Path(fetched)) == CONTENT
     assert Path(fetched).is_relative_to(tmp_path / "home")
