@@ -23,6 +23,8 @@ class LlamaLike(Family):
     """Whether `partial_rotary_factor` is honoured."""
     WINDOWS: ClassVar[bool] = False
     """Whether layers may have a sliding window."""
+    MAY_BIAS: ClassVar[bool] = True
+    """Whether `attention_bias` is a word of this family."""
     BEND: ClassVar[str] = "hidden_act"
     """The word for the activation."""
     DEFAULTS: ClassVar[dict[str, Any]] = {
@@ -83,8 +85,7 @@ class LlamaLike(Family):
 
     def biases(self, words: Words) -> Part:
         """Return which projections of the attention have biases."""
-        bias = words.flag("attention_bias")
-        return {"qkv_bias": True, "out_bias": True} if bias else {}
+        return {"qkv_bias": True, "out_bias": True} if self.MAY_BIAS and words.flag("attention_bias") else {}
 
     def window(self, words: Words, index: int) -> int | None:
         """Return the positions that a layer sees, or None for all."""

@@ -100,9 +100,12 @@ def _experts(config: Any, found: dict[str, Any], ctx: LayerContext) -> dict[str,
 
 def _position(found: dict[str, Any], head_dim: int | None) -> dict[str, Any]:
     """Return positions with the width that they turn, and a theta stretched for good where scaling is but that."""
-    if found["type"] != "rotary" or head_dim is None:
+    if found["type"] != "rotary":
         return found
-    rotated = round(found.pop("fraction") * head_dim)
+    fraction = found.pop("fraction")
+    if head_dim is None:
+        return found | {"rotated": fraction}
+    rotated = round(fraction * head_dim)
     scaling = found.get("scaling")
     if scaling is not None and scaling["type"] == "ntk":
         found |= {"theta": stretched_theta(rotated, found["theta"], scaling["factor"]), "scaling": None}

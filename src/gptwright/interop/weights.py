@@ -100,7 +100,8 @@ class Weights(Mapping[str, Tensor]):
                 f"never read; {way_out}"
             )
         return CheckpointError(
-            f"{self.folder} has a config.json and no weights: neither {SINGLE} nor {INDEX} is there; download them too"
+            f"{self.folder} has a config.json and no weights: neither {SINGLE} nor {INDEX} is there; download them "
+            "too, or, where its owners have pickles alone, convert those with save_pretrained"
         )
 
     def _open(self, path: Path) -> None:

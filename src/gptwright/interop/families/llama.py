@@ -31,17 +31,13 @@ class Mistral(LlamaLike):
     MODEL_TYPE = "mistral"
     ARCHITECTURE = "MistralForCausalLM"
     WINDOWS = True
+    MAY_BIAS = False
     DEFAULTS = LlamaLike.DEFAULTS | {
         "intermediate_size": 14336,
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,
         "sliding_window": 4096,
     }
-
-    def biases(self, words: Words) -> dict[str, Any]:
-        """Return nothing: it has none."""
-        del words
-        return {}
 
     def words(self, config: ModelConfig) -> dict[str, Any]:
         """Return Mistral's words."""

@@ -18,6 +18,7 @@ class Mixtral(LlamaLike):
     MODEL_TYPE = "mixtral"
     ARCHITECTURE = "MixtralForCausalLM"
     WINDOWS = True
+    MAY_BIAS = False
     THETA = 1000000.0
     DEFAULTS = LlamaLike.DEFAULTS | {
         "intermediate_size": 14336,
@@ -28,11 +29,6 @@ class Mixtral(LlamaLike):
         "num_local_experts": 8,
         "router_aux_loss_coef": 0.001,
     }
-
-    def biases(self, words: Words) -> dict[str, Any]:
-        """Return nothing: it has none."""
-        del words
-        return {}
 
     def feed_forward(self, words: Words, index: int) -> dict[str, Any]:
         """Return the experts; the weights of a token's experts sum to 1."""

@@ -17,6 +17,7 @@ class Phi3(LlamaLike):
     MODEL_TYPE = "phi3"
     ARCHITECTURE = "Phi3ForCausalLM"
     WINDOWS = True
+    MAY_BIAS = False
     PARTIAL = True
     DEFAULTS = LlamaLike.DEFAULTS | {
         "vocab_size": 32064,
@@ -30,11 +31,6 @@ class Phi3(LlamaLike):
         """Return the settings of our model; its one dropout stands for both of theirs."""
         words.understood("embd_pdrop", "original_max_position_embeddings")
         return super().settings(words) | {"dropout": float(words["resid_pdrop"] or 0.0)}
-
-    def biases(self, words: Words) -> dict[str, Any]:
-        """Return nothing: it has none."""
-        del words
-        return {}
 
     def position(self, words: Words) -> dict[str, Any]:
         """Return the positions; what others call yarn is another scaling here."""
