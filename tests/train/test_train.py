@@ -183,6 +183,7 @@ def test_a_config_file_names_the_run(settings, tmp_path, monkeypatch, book):
     assert gw.train("little.yaml", progress=False).run == "runs/little"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler deprecates parts of itself
 @pytest.mark.exhaustive
 def test_compiled_steps_are_close_to_plain_ones(settings, tmp_path):
     plain = train(settings({"model.dropout": 0.0}), tmp_path / "plain")
