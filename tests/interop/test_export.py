@@ -1,6 +1,7 @@
 """Our own models, out and in again: of a class of `transformers` where the parts match one, else of ours."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -240,3 +241,14 @@ def test_a_folder_of_transformers_is_no_run_and_the_way_in_is_said(tmp_path):
     export(drawn(LLAMA), tmp_path / "hf")
     with pytest.raises(CheckpointError, match=r"model folder of the Hugging Face world; .* gptwright import .*hf"):
         gw.load(tmp_path / "hf")
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(run, tmp_path):
+    folder, _ = run
+    shutil.copytree(folder / "base", tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/step-4"
+    shutil.copytree(newest, tmp_path / "run/checkpoints/step-5")
+    (tmp_path / "run/checkpoints/step-5/model.safetensors").write_bytes(b"short")
+    with pytest.warns(UserWarning, match=r"step-5 is damaged: model.safetensors .*; using step 4 instead"):
+        export(tmp_path / "run", tmp_path / "hf")
+    assert (tmp_path / "hf/model.safetensors").is_file()

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from gptwright.train.checkpoint import MANIFEST, save, verify
 from gptwright.train.contents import Contents, unshared
 from gptwright.train.load import load
 from gptwright.train.run import CONFIG
-from gptwright.train.saved import Saved, find_checkpoint
+from gptwright.train.saved import Saved, sound_checkpoint
 
 __all__ = ["Quantized", "quantize", "quantize_run"]
 
@@ -83,9 +82,7 @@ def quantize_run(
         GptwrightError: another number of bits, or a weight that is not finite.
     """
     check_bits(bits)
-    found, damaged = find_checkpoint(run)
-    for sentence in damaged:
-        warnings.warn(f"{sentence}; using step {found.step} instead", stacklevel=2)
+    found = sound_checkpoint(run)
     folder = Path(out).expanduser() if out is not None else _beside(Path(run).expanduser(), bits)
     _refuse_to_lose(folder, force=force)
     model = load(found.folder, trust_code=trust_code)

@@ -9,7 +9,7 @@ import torch
 
 from gptwright import hub
 from gptwright.errors import ConfigError
-from gptwright.interop.gguf.write import GgufType, write_gguf
+from gptwright.interop.gguf.write import write_gguf
 from gptwright.interop.hf_export import export_hf
 from gptwright.interop.trained import Trained
 from gptwright.model.gpt import GPT
@@ -59,8 +59,9 @@ def export(
     if to == "gguf":
         if family is not None:
             raise ConfigError(f"family {family} was asked for, which means nothing for gguf; leave it out")
-        name = _name(model)
-        return write_gguf(trained, _gguf_file(folder, name, dtype or "f16"), dtype=_gguf_type(dtype), name=name)
+        name, dtype = _name(model), dtype or "f16"
+        file = _gguf_file(folder, name, dtype)
+        return write_gguf(trained, file, dtype=dtype, name=name)  # pyright: ignore[reportArgumentType] - checked there
     return export_hf(in_dtype(trained, dtype), folder, family=family, max_shard_size=max_shard_size).to_dict()
 
 
@@ -103,10 +104,6 @@ def in_dtype(trained: Trained, dtype: str | None) -> Trained:
     wanted = DTYPES[dtype]
     tensors = {name: x.to(wanted) if x.is_floating_point() else x for name, x in trained.tensors.items()}
     return replace(trained, tensors=tensors)
-
-
-def _gguf_type(dtype: str | None) -> GgufType:
-    return dtype or "f16"  # pyright: ignore[reportReturnType] - checked there
 
 
 def _name(model: GPT | str | Path) -> str:

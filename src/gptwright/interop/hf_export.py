@@ -20,15 +20,20 @@ from gptwright.errors import CheckpointError, ConfigError, GptwrightError
 from gptwright.interop.card import card
 from gptwright.interop.family import Family, known_families
 from gptwright.interop.plain import plain
-from gptwright.interop.remote_export import shard_bytes, special_ids, usual_dtype, write_remote, write_weights
+from gptwright.interop.remote_export import (
+    OWN,
+    shard_bytes,
+    special_ids,
+    usual_dtype,
+    write_remote,
+    write_weights,
+)
 from gptwright.interop.tokenizer_files import hf_files
 from gptwright.interop.trained import Trained
 from gptwright.interop.words import HARMLESS
 from gptwright.model.config import ModelConfig
 from gptwright.train.run import CONFIG
 
-REMOTE = "gptwright"
-"""The choice of our own class, whose code travels along."""
 OURS = "gptwright"
 """The folder within an export that has our settings and tokenizer as they are."""
 STATE = "state.json"
@@ -82,11 +87,11 @@ def export_hf(
     chosen, why = choose_family(trained, family)
     with written_whole(folder) as place:
         if chosen is None:
-            write_remote(trained, place, max_shard_size=max_shard_size)
+            write_remote(trained, place, max_shard_size=limit)
         else:
             _write_native(trained, chosen, place, limit)
         _write_beside(trained, chosen, place)
-    model_type, architecture = (chosen.MODEL_TYPE, chosen.ARCHITECTURE) if chosen else (REMOTE, "GPTWrightForCausalLM")
+    model_type, architecture = (chosen.MODEL_TYPE, chosen.ARCHITECTURE) if chosen else (OWN, "GPTWrightForCausalLM")
     kind = usual_dtype(trained.tensors)
     return Exported(Path(folder), model_type, architecture, len(trained.tensors), kind, chosen is None, why)
 
@@ -99,13 +104,11 @@ def choose_family(trained: Trained, wanted: str | None = None) -> tuple[Family |
         Unsupported: it cannot be the one that is ``wanted``.
     """
     families = known_families()
-    if wanted == REMOTE:
+    if wanted == OWN:
         return None, ()
     if wanted is not None:
         if wanted not in families:
-            raise ConfigError(
-                f"there is no family '{wanted}' to export to; choose one of {', '.join(families)}, {REMOTE}"
-            )
+            raise ConfigError(f"there is no family '{wanted}' to export to; choose one of {', '.join(families)}, {OWN}")
         families[wanted].write(trained.config)
         return families[wanted], ()
     origin = families.get(str(trained.origin.get("family")))

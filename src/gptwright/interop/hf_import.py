@@ -10,12 +10,10 @@ from gptwright.config.report import did_you_mean
 from gptwright.errors import CheckpointError, ConfigError, Unsupported
 from gptwright.interop.family import Family, known_families, shapes_of
 from gptwright.interop.found import Found
+from gptwright.interop.remote_export import OWN
 from gptwright.interop.rules import Rule
 from gptwright.interop.weights import FLOATS, Weights, read_object
 from gptwright.model.config import ModelConfig
-
-OWN = "gptwright"
-"""Our own `model_type`, and the key of a config.json that has our settings as they are."""
 
 
 def read_folder(folder: Path, *, trust_code: bool = False) -> Found:
@@ -38,7 +36,6 @@ def read_folder(folder: Path, *, trust_code: bool = False) -> Found:
     _plausible(given, weights, folder)
     config, unknown = family.read(given)
     found = Found(config, family.MODEL_TYPE, given, unknown=unknown)
-    config = found.config = _with_rows(found, family, weights)
     _take(found, family, weights)
     return found
 
@@ -98,25 +95,6 @@ def _plausible(given: Mapping[str, Any], weights: Weights, folder: Path) -> None
             )
 
 
-def _with_rows(found: Found, family: Family, weights: Weights) -> ModelConfig:
-    """Return the settings with as many tokens as the embedding has rows: vocabularies are often padded."""
-    config, name = found.config, _embedding(family, found.config, weights)
-    rows = weights.shape(name)[0] if name is not None and weights.shape(name) else config.require_vocab_size()
-    if rows > config.require_vocab_size():
-        found.notes.append(
-            f"config.json says vocab_size {config.vocab_size}, and the embedding has {rows} rows: it is padded, and "
-            "all rows are kept"
-        )
-        return config.model_copy(update={"vocab_size": rows})
-    return config
-
-
-def _embedding(family: Family, config: ModelConfig, weights: Weights) -> str | None:
-    theirs = family.table(config)["token_embedding"]
-    assert isinstance(theirs, str)
-    return _present(weights, family.BASE).get(f"{theirs}.weight")
-
-
 def _present(weights: Iterable[str], base: str) -> dict[str, str]:
     """Return the names in the files by their full names: checkpoints without a head leave out the first word."""
     names = list(weights)
@@ -127,21 +105,30 @@ def _present(weights: Iterable[str], base: str) -> dict[str, str]:
 
 def _take(found: Found, family: Family, weights: Weights) -> None:
     """Read all tensors by the family's rules."""
-    present = _present(weights, family.BASE)
-    rules = family.rules(found.config)
-    if found.config.tie_embeddings:
-        _untie_if_different(found, family, weights, present)
-        rules = family.rules(found.config) if not found.config.tie_embeddings else rules
-    head = family.table(found.config).get("lm_head")
-    surplus = family.SURPLUS + ((f"{head}.weight",) if found.config.tie_embeddings else ())
-    found.take(rules, weights, weights.folder, surplus=surplus, present=present)
+    present, table = _present(weights, family.BASE), family.table(found.config)
+    head = f"{table['lm_head']}.weight"
+    embedding = present.get(f"{table['token_embedding']}.weight")
+    if embedding is not None:
+        _keep_all_rows(found, weights, embedding)
+        if found.config.tie_embeddings and head in present:
+            _untie_if_different(found, weights, present[head], embedding)
+    surplus = (*family.SURPLUS, *([head] if found.config.tie_embeddings else []))
+    found.take(family.rules(found.config), weights, weights.folder, surplus=surplus, present=present)
 
 
-def _untie_if_different(found: Found, family: Family, weights: Weights, present: Mapping[str, str]) -> None:
+def _keep_all_rows(found: Found, weights: Weights, embedding: str) -> None:
+    """Give the model as many tokens as the embedding has rows: vocabularies are often padded."""
+    rows = next(iter(weights.shape(embedding)), 0)
+    if rows > found.config.require_vocab_size():
+        found.notes.append(
+            f"config.json says vocab_size {found.config.vocab_size}, and the embedding has {rows} rows: it is padded, "
+            "and all rows are kept"
+        )
+        found.config = found.config.model_copy(update={"vocab_size": rows})
+
+
+def _untie_if_different(found: Found, weights: Weights, head: str, embedding: str) -> None:
     """Believe the files where a head that should be the embedding is another matrix, as `transformers` does."""
-    table = family.table(found.config)
-    head, embedding = (present.get(f"{table[name]}.weight") for name in ("lm_head", "token_embedding"))
-    if head is None or embedding is None or torch.equal(weights[head], weights[embedding]):
-        return
-    found.config = found.config.model_copy(update={"tie_embeddings": False})
-    found.notes.append(f"config.json ties the head to the embedding, but {head} is another matrix: they stay apart")
+    if not torch.equal(weights[head], weights[embedding]):
+        found.config = found.config.model_copy(update={"tie_embeddings": False})
+        found.notes.append(f"config.json ties the head to the embedding, but {head} is another matrix: they stay apart")

@@ -16,6 +16,7 @@ from gptwright.interop.hf_export import OURS, STATE
 from gptwright.interop.hf_import import read_folder
 from gptwright.interop.pickled import read_pickled
 from gptwright.interop.plain import plain
+from gptwright.interop.remote_export import usual_dtype
 from gptwright.interop.source import locate
 from gptwright.interop.token_import import tokenizer_named
 from gptwright.interop.trained import ORIGIN
@@ -51,7 +52,7 @@ class Imported:
             "run": str(self.folder),
             "family": found.family,
             "params": found.config.num_params(),
-            "dtype": str(dtype_of(found)).removeprefix("torch."),
+            "dtype": usual_dtype(found.tensors),
             "tensors_used": found.used,
             "tensors_without_meaning": found.surplus,
             "settings_not_understood": found.unknown,
@@ -248,12 +249,4 @@ def _precision(found: Found) -> str:
     """Return what the model computes in by itself: as it was trained, else bf16 where it is stored so, else fp32."""
     if found.precision is not None:
         return found.precision
-    return "bf16" if dtype_of(found) == torch.bfloat16 else "fp32"
-
-
-def dtype_of(found: Found) -> torch.dtype:
-    """Return the type of number of most of its weights."""
-    sizes: dict[torch.dtype, int] = {}
-    for tensor in found.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-    return max(sizes, key=lambda dtype: sizes[dtype])
+    return "bf16" if usual_dtype(found.tensors) == "bfloat16" else "fp32"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from gptwright.interop.family import Family
-from gptwright.interop.plain import layer, stack
+from gptwright.interop.plain import layer, norm_eps, stack
 from gptwright.interop.rope import parameters, parameters_of, position_of
 from gptwright.interop.rules import Table
 from gptwright.interop.words import Words, their_activation
@@ -133,7 +133,7 @@ class LlamaLike(Family):
             "intermediate_size": feed_forward.get("d_ff", config.d_model),
             self.BEND: their_activation(feed_forward.get("activation", "silu")),
             "max_position_embeddings": config.max_seq_len,
-            "rms_norm_eps": getattr(config.norm, "eps", 1e-6),
+            "rms_norm_eps": norm_eps(config),
             "rope_parameters": self.rope_words(config),
             "attention_dropout": getattr(config.layer(0)[0], "attention_dropout", 0.0),
             "tie_word_embeddings": config.tie_embeddings,

@@ -26,7 +26,7 @@ def plain(config: ModelConfig) -> dict[str, Any]:
     found["embedding_width"] = config.embedding_width
     for key in ("layer_scale", "logit_softcap", "head_bias"):
         found[key] = getattr(config, key)
-    found["embedding_scale"] = embedding_factor(config)
+    found["embedding_scale"] = config.embedding_factor
     ctx = config.context(0)
     found |= _flat("norm", part(config.norm, ctx))
     if config.embedding_norm is not None:
@@ -37,6 +37,11 @@ def plain(config: ModelConfig) -> dict[str, Any]:
         for name, value in layer(config, index).items():
             found |= _flat(f"layers.{index}.{name}", value)
     return found
+
+
+def norm_eps(config: ModelConfig) -> float:
+    """Return what the model's norm adds to the variance."""
+    return getattr(config.norm, "eps", 1e-5)
 
 
 class Said(dict[str, Any]):
@@ -61,11 +66,6 @@ def layer(config: ModelConfig, index: int) -> dict[str, Said]:
     found = {"attention": part(attention, ctx), "feed_forward": part(feed_forward, ctx)}
     found["position"] = _position(part(ctx.position, ctx), found["attention"].get("head_dim"))
     return {name: Said(settings) for name, settings in found.items()}
-
-
-def embedding_factor(config: ModelConfig) -> float:
-    """Return the factor on token embeddings."""
-    return config.d_model**0.5 if config.embedding_scale == "width" else float(config.embedding_scale)
 
 
 def part(config: Any, ctx: LayerContext) -> dict[str, Any]:
@@ -93,8 +93,11 @@ def part(config: Any, ctx: LayerContext) -> dict[str, Any]:
 
 def _experts(config: Any, found: dict[str, Any], ctx: LayerContext) -> dict[str, Any]:
     """Return a mixture with everything said: what an expert is, how weights are shared, whether choices are biased."""
-    normalise = config.top_k > 1 if config.normalise is None else config.normalise
-    said = {"expert": part(config.expert_config(), ctx), "normalise": normalise, "balance": config.balance == "bias"}
+    said = {
+        "expert": part(config.expert_config(), ctx),
+        "normalise": config.normalises,
+        "balance": config.balance == "bias",
+    }
     return {key: value for key, value in found.items() if key != "d_ff"} | said
 
 

@@ -22,6 +22,8 @@ from gptwright.tokenizer.base import Tokenizer
 from gptwright.train.checkpoint import save_tensors
 
 REMOTE = Path(__file__).parent / "remote"
+OWN = "gptwright"
+"""Our own `model_type`, and the key of its config.json that has our settings as they are."""
 CODE = ("configuration_gptwright.py", "modeling_gptwright.py")
 """What an exported folder holds of code."""
 AUTO_MAP = {
@@ -64,7 +66,7 @@ def remote_config(config: ModelConfig, special: Mapping[str, Any], tensors: Mapp
     return {
         "architectures": ["GPTWrightForCausalLM"],
         "auto_map": AUTO_MAP,
-        "model_type": "gptwright",
+        "model_type": OWN,
         "dtype": usual_dtype(tensors),
         "vocab_size": config.require_vocab_size(),
         "hidden_size": config.d_model,
@@ -73,7 +75,7 @@ def remote_config(config: ModelConfig, special: Mapping[str, Any], tensors: Mapp
         "max_position_embeddings": config.max_seq_len,
         "tie_word_embeddings": config.tie_embeddings,
         **special,
-        "gptwright": config.to_dict(),
+        OWN: config.to_dict(),
     }
 
 

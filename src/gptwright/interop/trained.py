@@ -1,6 +1,5 @@
 """A trained model as it travels: settings, tensors under our names, tokenizer, and what was measured."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.train.config import RunConfig
 from gptwright.train.contents import unshared
 from gptwright.train.run import CONFIG, RunFolder
-from gptwright.train.saved import find_checkpoint
+from gptwright.train.saved import sound_checkpoint
 from gptwright.train.settings import read_settings
 
 ORIGIN = "imported"
@@ -42,18 +41,18 @@ class Trained:
     """The last validation of its run at this step or before: `val_loss`, `val_bits_per_byte`, `tokens` ..."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Where an imported model came from: its `family`, `source`, and the `words` of its settings as they were."""
-    damaged: tuple[str, ...] = ()
-    """A sentence for each newer checkpoint that was passed over."""
 
     @classmethod
     def of_run(cls, path: str | Path, *, best: bool = False, averaged: bool = True, trust_code: bool = False) -> Self:
         """Return what a run (its newest sound checkpoint) or a ``step-N`` folder holds; see `gptwright.load`.
 
+        A damaged newest checkpoint is passed over with a Python warning that names it.
+
         Raises:
             CheckpointError: there is nothing, or every checkpoint is damaged.
             ConfigError: the saved settings cannot be used, or name code that is not trusted.
         """
-        found, damaged = find_checkpoint(path, best=best, averaged=averaged)
+        found = sound_checkpoint(path, best=best, averaged=averaged)
         file = found.folder / CONFIG
         settings = read_settings(file, trust_code=trust_code, own=file).config
         tokenizer = found.folder / "tokenizer"
@@ -66,7 +65,6 @@ class Trained:
             found.state()["precision"],
             _last_validation(found.folder.parent.parent, found.step),
             found.state().get(ORIGIN, {}),
-            tuple(damaged),
         )
 
     @classmethod
@@ -82,4 +80,4 @@ def _last_validation(run: Path, step: int) -> dict[str, Any]:
     for row in RunFolder(run).metrics():
         if "val_loss" in row and row.get("step", 0) <= step:
             found = row
-    return json.loads(json.dumps(found))
+    return found

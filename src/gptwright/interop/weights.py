@@ -4,7 +4,7 @@ Only safetensors are read. A pickle runs code when it is opened, so it is refuse
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +33,7 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files: dict[Path, Any] = {}  # open, as their heads are read but once
         self._place: dict[str, Path] = {}
         self._shape: dict[str, tuple[int, ...]] = {}
         self._kind: dict[str, str] = {}
@@ -46,10 +47,7 @@ class Weights(Mapping[str, Tensor]):
                 )
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._place:
-            raise KeyError(name)
-        with safe_open(self._place[name], framework="pt") as file:
-            return file.get_tensor(name)
+        return self._files[self._place[name]].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._place)
@@ -60,17 +58,6 @@ class Weights(Mapping[str, Tensor]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor without reading it."""
         return self._shape[name]
-
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return several tensors, each file opened once."""
-        by_file: dict[Path, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self._place[name], []).append(name)
-        found: dict[str, Tensor] = {}
-        for path, inside in by_file.items():
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in inside}
-        return found
 
     @property
     def kinds(self) -> set[str]:
@@ -108,9 +95,9 @@ class Weights(Mapping[str, Tensor]):
         if not path.is_file():
             raise CheckpointError(f"{self.folder} lacks {path.name}, which {INDEX} names; download it again")
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no mapping
-                    self._take(path, name, file.get_slice(name))
+            file = self._files[path] = safe_open(path, framework="pt")
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                self._take(path, name, file.get_slice(name))
         except SafetensorError as error:
             raise self._damaged(path, error) from None
 

@@ -1,6 +1,5 @@
 """A trained model, read back from its run or checkpoint."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from gptwright.model.quantized import shell
 from gptwright.tokenizer.load import load as load_tokenizer
 from gptwright.train.lora import write_adapters
 from gptwright.train.run import CONFIG
-from gptwright.train.saved import find_checkpoint
+from gptwright.train.saved import find_checkpoint, sound_checkpoint
 from gptwright.train.settings import read_settings
 
 
@@ -32,9 +31,7 @@ def load(
         CheckpointError: there is nothing to load, or every checkpoint is damaged.
         ConfigError: the saved settings cannot be used, or name code that is not trusted.
     """
-    found, damaged = find_checkpoint(path, best=best, averaged=averaged, quantized=True)
-    for sentence in damaged:
-        warnings.warn(f"{sentence}; using step {found.step} instead", stacklevel=2)
+    found = sound_checkpoint(path, best=best, averaged=averaged, quantized=True)
     file = found.folder / CONFIG
     config = read_settings(file, trust_code=trust_code, own=file).config
     with torch.random.fork_rng():  # the weights drawn here are replaced at once

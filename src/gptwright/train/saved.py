@@ -1,6 +1,7 @@
 """What a run or checkpoint folder holds, as those need it who did not train it: a plain model's weights."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,14 @@ def find_checkpoint(
             "the run that they were made from"
         )
     return saved, damaged
+
+
+def sound_checkpoint(path: str | Path, **how: bool) -> Saved:
+    """Return the checkpoint that `find_checkpoint` finds; each damaged one that it passed is a Python warning."""
+    found, damaged = find_checkpoint(path, **how)
+    for sentence in damaged:
+        warnings.warn(f"{sentence}; using step {found.step} instead", stacklevel=3)
+    return found
 
 
 def _only(folder: Path, *, best: bool) -> Checkpoint:

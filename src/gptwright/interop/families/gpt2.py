@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from gptwright.interop.family import Family
-from gptwright.interop.plain import layer, stack
+from gptwright.interop.plain import layer, norm_eps, stack
 from gptwright.interop.rules import TURNED, TURNED_ROWS, Table
 from gptwright.interop.words import Words, their_activation
 from gptwright.model.config import ModelConfig
@@ -80,7 +80,7 @@ class GPT2(Family):
             "n_positions": config.max_seq_len,
             "n_inner": feed_forward["d_ff"],
             "activation_function": _activation(feed_forward["activation"]),
-            "layer_norm_epsilon": plain_eps(config),
+            "layer_norm_epsilon": norm_eps(config),
             "resid_pdrop": config.dropout,
             "embd_pdrop": config.dropout,
             "attn_pdrop": getattr(config.layer(0)[0], "attention_dropout", 0.0),
@@ -148,8 +148,3 @@ class GPT1(GPT2):
 
 def _activation(ours: str) -> str:
     return "gelu_new" if ours == "gelu_tanh" else their_activation(ours)
-
-
-def plain_eps(config: ModelConfig) -> float:
-    """Return what the model's norm adds to the variance."""
-    return getattr(config.norm, "eps", 1e-5)

@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar
 
-from gptwright.interop.families.gpt2 import QKV, plain_eps
+from gptwright.interop.families.gpt2 import QKV
 from gptwright.interop.family import Family
-from gptwright.interop.plain import layer
+from gptwright.interop.plain import layer, norm_eps
 from gptwright.interop.rope import parameters, parameters_of, position_of
 from gptwright.interop.rules import Table, by_head
 from gptwright.interop.words import Words, their_activation
@@ -83,7 +83,7 @@ class GPTNeoX(Family):
             "attention_bias": attention["qkv_bias"],
             "attention_dropout": getattr(config.layer(0)[0], "attention_dropout", 0.0),
             "hidden_dropout": config.dropout,
-            "layer_norm_eps": plain_eps(config),
+            "layer_norm_eps": norm_eps(config),
             "use_parallel_residual": config.wiring == "parallel_norms",
             "rope_parameters": parameters_of(position, attention["head_dim"], partial=True),
             "tie_word_embeddings": config.tie_embeddings,

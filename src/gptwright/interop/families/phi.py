@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from gptwright.interop.families.gpt2 import QKV, plain_eps
+from gptwright.interop.families.gpt2 import QKV
 from gptwright.interop.llama_like import LlamaLike
-from gptwright.interop.plain import layer
+from gptwright.interop.plain import layer, norm_eps
 from gptwright.interop.rope import parameters, position_of
 from gptwright.interop.rules import ROWS, Table
 from gptwright.interop.words import Words
@@ -103,7 +103,7 @@ class Phi(LlamaLike):
         said = super().words(config)
         said.pop("rms_norm_eps")
         return said | {
-            "layer_norm_eps": plain_eps(config),
+            "layer_norm_eps": norm_eps(config),
             "qk_layernorm": layer(config, 0)["attention"].get("qk_norm") is not None,
             "resid_pdrop": config.dropout,
             "embd_pdrop": config.dropout,

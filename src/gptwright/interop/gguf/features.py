@@ -183,7 +183,7 @@ def _feed_forward(config: ModelConfig, found: Any) -> str:
         "router sigmoid": found.router != "softmax",
         "balance bias": found.balance == "bias",
         "biases": _ff_bias(config, expert),
-        "weights not normalised": not (found.top_k > 1 if found.normalise is None else found.normalise),
+        "weights not normalised": not found.normalises,
     }
     wrong = [name for name, is_odd in odd.items() if is_odd]
     kind = f"moe of {expert.type} with {getattr(expert, 'activation', '?')}"

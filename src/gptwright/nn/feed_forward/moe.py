@@ -113,6 +113,11 @@ class MoE(FeedForward):
             return self.expert
 
         @property
+        def normalises(self) -> bool:
+            """Whether the affinities of a token's experts are divided by their sum."""
+            return self.top_k > 1 if self.normalise is None else self.normalise
+
+        @property
         def loss_weight(self) -> float:
             """Weight of the load-balancing loss."""
             by_default = 0.01 if self.balance == "loss" else 0.0
@@ -164,7 +169,7 @@ class MoE(FeedForward):
             config.top_k,
             router=config.router,
             bias=self.expert_bias,
-            normalise=config.normalise,
+            normalise=config.normalises,
             scale=config.scale,
         )
         if self.training:
